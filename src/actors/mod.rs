@@ -1,0 +1,1 @@
+//! The shells that carry messages and perform what the rules say.

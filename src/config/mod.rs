@@ -1,0 +1,186 @@
+//! What can be set: per bridge ([`Config`]), per pool ([`PoolConfig`]), per session ([`SessionOptions`]).
+
+mod pool;
+mod session;
+
+pub use pool::{PoolConfig, StartMethod};
+pub use session::SessionOptions;
+
+use crate::error::{Error, Result};
+use crate::id::PoolName;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
+
+/// How a call chooses between the worker that its session prefers and the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Affinity {
+    /// The home if it is free, else any free worker; calls that carry refs always go to their worker.
+    #[default]
+    Hint,
+    /// The home, and wait for it.
+    StrictQueue,
+    /// The home, or `WorkerBusy` at once.
+    StrictFailFast,
+}
+
+impl fmt::Display for Affinity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Hint => "hint",
+            Self::StrictQueue => "strict_queue",
+            Self::StrictFailFast => "strict_fail_fast",
+        })
+    }
+}
+
+/// What becomes of a session whose home is lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnWorkerLost {
+    /// Strict calls are refused until `session.reset()`: nobody takes an empty worker for the state that was lost.
+    #[default]
+    Unavailable,
+    /// The session's next call finds it a new, empty home.
+    Rehome,
+}
+
+/// The level of a log line that is off unless set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogLevel {
+    /// No line.
+    #[default]
+    Off,
+    /// `tracing::Level::ERROR`.
+    Error,
+    /// `tracing::Level::WARN`.
+    Warn,
+    /// `tracing::Level::INFO`.
+    Info,
+    /// `tracing::Level::DEBUG`.
+    Debug,
+    /// `tracing::Level::TRACE`.
+    Trace,
+}
+
+/// The configuration of a whole bridge.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub(crate) pools: Vec<PoolConfig>,
+    pub(crate) default_pool: Option<PoolName>,
+    pub(crate) session_ttl: Duration,
+    pub(crate) max_refs: usize,
+    pub(crate) max_sessions: usize,
+    pub(crate) session_cleanup_log_level: LogLevel,
+    pub(crate) timeout: Option<Duration>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            pools: Vec::new(),
+            default_pool: None,
+            session_ttl: Duration::from_secs(3600),
+            max_refs: 10_000,
+            max_sessions: 100_000,
+            session_cleanup_log_level: LogLevel::Off,
+            timeout: None,
+        }
+    }
+}
+
+impl Config {
+    /// An empty configuration, to add pools to.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// One pool, named `default`, of `size` workers.
+    ///
+    /// ```
+    /// use snakebridge::{Affinity, Config};
+    ///
+    /// let config = Config::single(2, Affinity::StrictQueue);
+    /// ```
+    pub fn single(size: usize, affinity: Affinity) -> Self {
+        Self::new().pool(PoolConfig::new("default").size(size).affinity(affinity))
+    }
+
+    /// Adds a pool; the first one added is the default.
+    pub fn pool(mut self, pool: PoolConfig) -> Self {
+        self.pools.push(pool);
+        self
+    }
+
+    /// Makes another than the first pool the default.
+    pub fn default_pool(mut self, name: impl Into<PoolName>) -> Self {
+        self.default_pool = Some(name.into());
+        self
+    }
+
+    /// How long a session that nothing holds lives after its last use. Default: 1 hour.
+    pub fn session_ttl(mut self, ttl: Duration) -> Self {
+        self.session_ttl = ttl;
+        self
+    }
+
+    /// How many refs a session may hold at once, unless its options say otherwise. Default: 10,000.
+    ///
+    /// Each costs about 200 bytes here, and in Python what the object costs.
+    pub fn max_refs(mut self, limit: usize) -> Self {
+        self.max_refs = limit;
+        self
+    }
+
+    /// How many sessions may live at once; a new one then ends the longest unused that nothing
+    /// holds. Default: 100,000, of about 1 KB each.
+    pub fn max_sessions(mut self, limit: usize) -> Self {
+        self.max_sessions = limit;
+        self
+    }
+
+    /// The level of the log line that each ended session gets. Default: none.
+    pub fn session_cleanup_log_level(mut self, level: LogLevel) -> Self {
+        self.session_cleanup_log_level = level;
+        self
+    }
+
+    /// How long a call may take, its wait included, unless its pool or the call says otherwise.
+    /// Default: no limit.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// # Errors
+    /// `Config`, with what is wrong and what to do.
+    pub(crate) fn validate(&self) -> Result<()> {
+        if self.pools.is_empty() {
+            return Err(Error::config("no pool is configured: add one with .pool(PoolConfig::new(name))"));
+        }
+        let mut names = BTreeSet::new();
+        for pool in &self.pools {
+            pool.validate()?;
+            if !names.insert(&pool.name) {
+                return Err(Error::config(format!("two pools are named {}", pool.name)));
+            }
+        }
+        match &self.default_pool {
+            Some(name) if !names.contains(name) => Err(Error::UnknownPool {
+                pool: name.clone(),
+                known: self.pools.iter().map(|pool| pool.name.clone()).collect(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn default_pool_name(&self) -> PoolName {
+        match &self.default_pool {
+            Some(name) => name.clone(),
+            None => self.pools[0].name.clone(),
+        }
+    }
+}

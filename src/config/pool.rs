@@ -1,0 +1,264 @@
+//! The configuration of one pool.
+
+use super::{Affinity, OnWorkerLost};
+use crate::error::{Error, Result};
+use crate::id::PoolName;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How the processes of a pool are started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartMethod {
+    /// Forked from a process that has loaded `preload`: about a millisecond each.
+    #[default]
+    Zygote,
+    /// A new interpreter each: slower by its start and its imports, for libraries that do not survive a fork.
+    Exec,
+}
+
+/// A named set of workers with one configuration.
+///
+/// ```
+/// use snakebridge::{Affinity, PoolConfig};
+/// use std::time::Duration;
+///
+/// let pool = PoolConfig::new("models")
+///     .size(2)
+///     .affinity(Affinity::StrictQueue)
+///     .preload(["json", "decimal"])
+///     .timeout(Duration::from_secs(30));
+/// ```
+#[derive(Clone, Debug)]
+pub struct PoolConfig {
+    pub(crate) name: PoolName,
+    pub(crate) size: usize,
+    pub(crate) affinity: Affinity,
+    pub(crate) concurrency: usize,
+    pub(crate) max_queue_size: usize,
+    pub(crate) max_queue_bytes: usize,
+    pub(crate) queue_timeout: Duration,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) cancel_grace: Duration,
+    pub(crate) shutdown_grace: Duration,
+    pub(crate) retire_grace: Duration,
+    pub(crate) start_timeout: Duration,
+    pub(crate) python: Option<PathBuf>,
+    pub(crate) venv: Option<PathBuf>,
+    pub(crate) python_path: Vec<PathBuf>,
+    pub(crate) env: Vec<(String, String)>,
+    pub(crate) preload: Vec<String>,
+    pub(crate) init: Option<String>,
+    pub(crate) start_method: StartMethod,
+    pub(crate) on_worker_lost: OnWorkerLost,
+    pub(crate) restart_budget: Option<(usize, Duration)>,
+    pub(crate) restart_backoff: (Duration, Duration),
+    /// Test only: workers do not arm their lifeline, so that the fall-back has to do.
+    pub(crate) without_lifeline: bool,
+}
+
+impl PoolConfig {
+    /// A pool of that name with the defaults: as many workers as cores, `Affinity::Hint`.
+    pub fn new(name: impl Into<PoolName>) -> Self {
+        Self {
+            name: name.into(),
+            size: std::thread::available_parallelism().map_or(2, usize::from),
+            affinity: Affinity::Hint,
+            concurrency: 1,
+            max_queue_size: 1_000,
+            max_queue_bytes: 1 << 30,
+            queue_timeout: Duration::from_secs(10),
+            timeout: None,
+            cancel_grace: Duration::from_secs(2),
+            shutdown_grace: Duration::from_secs(5),
+            retire_grace: Duration::from_secs(60),
+            start_timeout: Duration::from_secs(60),
+            python: None,
+            venv: None,
+            python_path: Vec::new(),
+            env: Vec::new(),
+            preload: Vec::new(),
+            init: None,
+            start_method: StartMethod::Zygote,
+            on_worker_lost: OnWorkerLost::Unavailable,
+            restart_budget: None,
+            restart_backoff: (Duration::from_millis(50), Duration::from_secs(5)),
+            without_lifeline: false,
+        }
+    }
+
+    /// How many workers. Default: the number of cores.
+    pub fn size(mut self, size: usize) -> Self {
+        self.size = size;
+        self
+    }
+
+    /// The affinity of calls that name none. Default: `Hint`.
+    pub fn affinity(mut self, affinity: Affinity) -> Self {
+        self.affinity = affinity;
+        self
+    }
+
+    /// How many calls run at once in one worker, each on a thread of its own. Default: 1.
+    ///
+    /// Python threads share one lock: raise it for calls that wait, not for calls that compute.
+    pub fn concurrency(mut self, calls: usize) -> Self {
+        self.concurrency = calls;
+        self
+    }
+
+    /// How many calls may wait. Default: 1,000; one more gets `PoolSaturated`.
+    pub fn max_queue_size(mut self, calls: usize) -> Self {
+        self.max_queue_size = calls;
+        self
+    }
+
+    /// How many bytes of arguments may wait. Default: 1 GiB; more gets `PoolSaturated`.
+    pub fn max_queue_bytes(mut self, bytes: usize) -> Self {
+        self.max_queue_bytes = bytes;
+        self
+    }
+
+    /// How long a call may wait for a worker. Default: 10 s; then `QueueTimeout`.
+    pub fn queue_timeout(mut self, wait: Duration) -> Self {
+        self.queue_timeout = wait;
+        self
+    }
+
+    /// How long a call may take, its wait included. Default: that of the bridge, which is no limit.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// How long cancelled work may go on before its worker is killed. Default: 2 s.
+    pub fn cancel_grace(mut self, grace: Duration) -> Self {
+        self.cancel_grace = grace;
+        self
+    }
+
+    /// How long running calls may go on at shutdown. Default: 5 s.
+    pub fn shutdown_grace(mut self, grace: Duration) -> Self {
+        self.shutdown_grace = grace;
+        self
+    }
+
+    /// How long a retiring worker keeps the sessions that hold state in it. Default: 60 s.
+    pub fn retire_grace(mut self, grace: Duration) -> Self {
+        self.retire_grace = grace;
+        self
+    }
+
+    /// How long a worker may take from its start until it takes calls, `preload` and `init`
+    /// included. Default: 60 s.
+    pub fn start_timeout(mut self, timeout: Duration) -> Self {
+        self.start_timeout = timeout;
+        self
+    }
+
+    /// The interpreter. Default: `SNAKEBRIDGE_PYTHON`, `VIRTUAL_ENV`, `./.venv`, `python3`, whichever is first.
+    pub fn python(mut self, path: impl Into<PathBuf>) -> Self {
+        self.python = Some(path.into());
+        self
+    }
+
+    /// The virtual environment whose interpreter is used. Default: none.
+    pub fn venv(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.venv = Some(dir.into());
+        self
+    }
+
+    /// Adds a directory to the front of `sys.path`; may be given more than once.
+    pub fn python_path(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.python_path.push(dir.into());
+        self
+    }
+
+    /// Sets an environment variable of the workers; the rest is inherited.
+    pub fn env(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.env.push((key.into(), value.into()));
+        self
+    }
+
+    /// Modules that are loaded once, before workers are forked. Default: none.
+    pub fn preload<I>(mut self, modules: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        self.preload.extend(modules.into_iter().map(Into::into));
+        self
+    }
+
+    /// A function, as `module:function`, that each worker calls before it takes calls. Default: none.
+    pub fn init(mut self, function: impl Into<String>) -> Self {
+        self.init = Some(function.into());
+        self
+    }
+
+    /// How workers are started. Default: `Zygote`.
+    pub fn start_method(mut self, method: StartMethod) -> Self {
+        self.start_method = method;
+        self
+    }
+
+    /// What becomes of a session whose home is lost. Default: strict calls are refused until `reset()`.
+    pub fn on_worker_lost(mut self, then: OnWorkerLost) -> Self {
+        self.on_worker_lost = then;
+        self
+    }
+
+    /// How many deaths that nobody asked for, and failed starts, the pool bears within a time before
+    /// it is degraded. Default: the larger of 10 and twice its size, in 60 s.
+    pub fn restart_budget(mut self, deaths: usize, within: Duration) -> Self {
+        self.restart_budget = Some((deaths, within));
+        self
+    }
+
+    /// How long a slot waits before its second restart in a row, and at most; the first is at once.
+    /// Default: 50 ms, doubled up to 5 s; both zero: always at once.
+    pub fn restart_backoff(mut self, first: Duration, longest: Duration) -> Self {
+        self.restart_backoff = (first, longest);
+        self
+    }
+
+    #[doc(hidden)]
+    pub fn without_lifeline_for_tests(mut self) -> Self {
+        self.without_lifeline = true;
+        self
+    }
+
+    /// The restart budget in force.
+    pub(crate) fn budget(&self) -> (usize, Duration) {
+        self.restart_budget.unwrap_or((10.max(2 * self.size), Duration::from_secs(60)))
+    }
+
+    /// # Errors
+    /// `Config`, with what is wrong and what to do.
+    pub(crate) fn validate(&self) -> Result<()> {
+        let name = &self.name;
+        let wrong = |what: &str| Err(Error::config(format!("pool {name}: {what}")));
+        if name.as_str().is_empty() {
+            return Err(Error::config("a pool has an empty name"));
+        }
+        if self.size == 0 {
+            return wrong("size is 0, it needs at least one worker");
+        }
+        if self.concurrency == 0 {
+            return wrong("concurrency is 0, a worker runs at least one call at a time");
+        }
+        if self.concurrency > MAX_CONCURRENCY {
+            return wrong("concurrency is above 32");
+        }
+        if let Some(init) = &self.init
+            && init.split_once(':').is_none_or(|(module, function)| module.is_empty() || function.is_empty())
+        {
+            return wrong("init is not of the form module:function");
+        }
+        Ok(())
+    }
+}
+
+/// One entry of the control page per concurrent call has to fit in it.
+pub(crate) const MAX_CONCURRENCY: usize = 32;

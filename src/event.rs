@@ -1,0 +1,235 @@
+//! Lifecycle facts, as subscribers and logs see them.
+
+use crate::id::{PoolName, SessionId, WorkerId};
+use serde::Serialize;
+use std::time::SystemTime;
+
+/// One lifecycle fact, with its place in the order of all facts of its bridge.
+///
+/// As JSON it is one flat object:
+/// `{"seq": 7, "at": "2026-01-01T00:00:00.000000Z", "name": "snakebridge.session.cleanup",
+/// "session": "gone", "reason": "released", "refs": 2}`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Event {
+    seq: u64,
+    #[serde(serialize_with = "rfc3339")]
+    at: SystemTime,
+    #[serde(flatten)]
+    fact: Fact,
+}
+
+impl Event {
+    pub(crate) fn new(seq: u64, at: SystemTime, fact: Fact) -> Self {
+        Self { seq, at, fact }
+    }
+
+    /// Its place in the order of all events of its bridge, from 1.
+    pub fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// When it was noticed, on the wall clock.
+    pub fn at(&self) -> SystemTime {
+        self.at
+    }
+
+    /// What happened.
+    pub fn fact(&self) -> &Fact {
+        &self.fact
+    }
+
+    /// Its name, e.g. `snakebridge.worker.exited`.
+    pub fn name(&self) -> &'static str {
+        self.fact.name()
+    }
+}
+
+fn rfc3339<S: serde::Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    let at = chrono::DateTime::<chrono::Utc>::from(*at);
+    serializer.collect_str(&at.to_rfc3339_opts(chrono::SecondsFormat::Micros, true))
+}
+
+/// Why a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum EndReason {
+    /// `release()` was called.
+    Released,
+    /// The handle of an automatic session and all that was made through it are gone.
+    OwnerDropped,
+    /// Unused for longer than its TTL.
+    Expired,
+    /// The longest unused of more than `max_sessions`.
+    Capped,
+    /// The bridge shut down.
+    Shutdown,
+}
+
+impl EndReason {
+    /// The reason as it stands in the cleanup event, e.g. `owner_dropped`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Released => "released",
+            Self::OwnerDropped => "owner_dropped",
+            Self::Expired => "expired",
+            Self::Capped => "capped",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+macro_rules! facts {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal { $($(#[$fdoc:meta])* $field:ident: $ty:ty),* $(,)? })*) => {
+        /// What an [`Event`] says.
+        #[derive(Clone, Debug, PartialEq, Serialize)]
+        #[serde(tag = "name")]
+        #[non_exhaustive]
+        pub enum Fact {
+            $($(#[$doc])* #[serde(rename = $name)] $variant { $($(#[$fdoc])* $field: $ty),* },)*
+        }
+
+        impl Fact {
+            /// The name of the fact, e.g. `snakebridge.worker.exited`.
+            pub fn name(&self) -> &'static str {
+                match self {
+                    $(Self::$variant { .. } => $name,)*
+                }
+            }
+
+            /// The names of all facts that a bridge can tell.
+            pub const NAMES: &'static [&'static str] = &[$($name),*];
+        }
+    };
+}
+
+facts! {
+    /// A worker process is being started.
+    WorkerStarting = "snakebridge.worker.starting" {
+        /// The worker.
+        worker: WorkerId,
+    }
+    /// A worker takes calls.
+    WorkerReady = "snakebridge.worker.ready" {
+        /// The worker.
+        worker: WorkerId,
+    }
+    /// The exit of a worker was seen; its process is gone.
+    WorkerExited = "snakebridge.worker.exited" {
+        /// The worker.
+        worker: WorkerId,
+        /// How it ended, e.g. `signal 9 (SIGKILL)`.
+        cause: String,
+        /// Whether the pool had asked for it.
+        expected: bool,
+    }
+    /// A worker could not be started.
+    WorkerStartFailed = "snakebridge.worker.start_failed" {
+        /// The worker that never was.
+        worker: WorkerId,
+        /// Why.
+        cause: String,
+    }
+    /// A worker takes nothing new until the taint ends.
+    WorkerTainted = "snakebridge.worker.tainted" {
+        /// The worker.
+        worker: WorkerId,
+        /// Why.
+        reason: String,
+        /// How long, in milliseconds from the event.
+        for_ms: u64,
+    }
+    /// A taint has ended.
+    WorkerUntainted = "snakebridge.worker.untainted" {
+        /// The worker.
+        worker: WorkerId,
+    }
+    /// A worker is being replaced and takes no new sessions.
+    WorkerRetiring = "snakebridge.worker.retiring" {
+        /// The worker.
+        worker: WorkerId,
+        /// Why.
+        reason: String,
+    }
+    /// A pool has spent its restart budget, or cannot start workers at all.
+    PoolDegraded = "snakebridge.pool.degraded" {
+        /// The pool.
+        pool: PoolName,
+        /// The last death or failed start.
+        cause: String,
+    }
+    /// A degraded pool has all its workers again.
+    PoolRecovered = "snakebridge.pool.recovered" {
+        /// The pool.
+        pool: PoolName,
+    }
+    /// A session began.
+    SessionCreated = "snakebridge.session.created" {
+        /// The session.
+        session: SessionId,
+    }
+    /// A session has a home in a pool.
+    SessionHomed = "snakebridge.session.homed" {
+        /// The session.
+        session: SessionId,
+        /// Its home.
+        worker: WorkerId,
+    }
+    /// A session's home is gone, and with it what the session kept there.
+    SessionHomeLost = "snakebridge.session.home_lost" {
+        /// The session.
+        session: SessionId,
+        /// The home that was.
+        worker: WorkerId,
+    }
+    /// A session ended and its refs were freed in every worker.
+    SessionCleanup = "snakebridge.session.cleanup" {
+        /// The session.
+        session: SessionId,
+        /// Why it ended.
+        reason: EndReason,
+        /// How many refs were still alive.
+        refs: u64,
+    }
+    /// Refs were freed because Rust dropped them.
+    RefsFreed = "snakebridge.refs.freed" {
+        /// The worker that held them.
+        worker: WorkerId,
+        /// How many.
+        count: u64,
+    }
+    /// Refs were lost with their worker.
+    RefsLost = "snakebridge.refs.lost" {
+        /// The worker that held them.
+        worker: WorkerId,
+        /// How many.
+        count: u64,
+    }
+    /// The bridge takes calls.
+    BridgeStarted = "snakebridge.bridge.started" {
+        /// Its pools.
+        pools: Vec<PoolName>,
+    }
+    /// The bridge has stopped; nothing of it is left.
+    BridgeStopped = "snakebridge.bridge.stopped" {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cleanup_event_is_flat_json_with_its_name_and_reason() {
+        let fact = Fact::SessionCleanup { session: "gone".into(), reason: EndReason::Released, refs: 2 };
+        let event = Event::new(7, SystemTime::UNIX_EPOCH, fact);
+        let json = serde_json::to_value(&event).expect("an event is plain data");
+        assert_eq!(
+            json,
+            serde_json::json!({
+                "name": "snakebridge.session.cleanup", "seq": 7, "at": "1970-01-01T00:00:00.000000Z",
+                "session": "gone", "reason": "released", "refs": 2
+            })
+        );
+        assert_eq!(event.name(), "snakebridge.session.cleanup");
+    }
+}

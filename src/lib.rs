@@ -1,0 +1,22 @@
+//! Use any Python library from Rust through pools of supervised Python processes.
+#[cfg(not(target_os = "linux"))]
+compile_error!("snakebridge runs on Linux only: it ties its workers to their host with Linux system calls");
+
+mod actors;
+mod api;
+mod config;
+mod error;
+mod event;
+mod id;
+mod observe;
+mod pickle;
+mod process;
+mod python;
+mod rules;
+mod value;
+mod wire;
+
+pub use config::{Affinity, Config, LogLevel, OnWorkerLost, PoolConfig, SessionOptions, StartMethod};
+pub use error::{ConvertError, Crash, Error, Frame, PythonError, Ran, Result};
+pub use event::{EndReason, Event, Fact};
+pub use id::{CallId, ParseWorkerIdError, PoolName, RefId, SessionId, WorkerId};

@@ -1,0 +1,1 @@
+//! serde to and from pickle 5; knows no actor.

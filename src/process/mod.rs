@@ -1,0 +1,1 @@
+//! The only unsafe code: zygote client, lifeline, control page, shared blocks, output capture.

@@ -1,0 +1,1 @@
+//! Finding an interpreter; the embedded worker sources.

@@ -1,0 +1,1 @@
+//! Message kinds and headers between host and worker.

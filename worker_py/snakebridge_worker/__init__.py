@@ -1,0 +1,1 @@
+"""The worker: its loop, codec, refs and zygote. Standard library only, CPython 3.10 and later."""
