@@ -9,7 +9,8 @@ use std::time::SystemTime;
 /// As JSON it is one flat object:
 /// `{"seq": 7, "at": "2026-01-01T00:00:00.000000Z", "name": "snakebridge.session.cleanup",
 /// "session": "gone", "reason": "released", "refs": 2}`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, actix::Message)]
+#[rtype(result = "()")]
 pub struct Event {
     seq: u64,
     #[serde(serialize_with = "rfc3339")]
@@ -44,7 +45,7 @@ impl Event {
     }
 }
 
-fn rfc3339<S: serde::Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn rfc3339<S: serde::Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
     let at = chrono::DateTime::<chrono::Utc>::from(*at);
     serializer.collect_str(&at.to_rfc3339_opts(chrono::SecondsFormat::Micros, true))
 }

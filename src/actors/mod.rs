@@ -1,1 +1,17 @@
-//! The shells that carry messages and perform what the rules say.
+//! The shells that carry messages and perform what the rules say; each file has the messages its actor accepts.
+//!
+//! A call's way: its `SessionActor` keeps the request and gives the pool a ticket; the
+//! `PoolSupervisor` grants it a worker; the session sends it to that `WorkerActor`, which answers the
+//! pool first and then the caller. No actor asks another while it decides.
+
+pub(crate) mod core;
+pub(crate) mod directory;
+pub(crate) mod hold;
+mod outbox;
+pub(crate) mod pool;
+pub(crate) mod refusal;
+pub(crate) mod registry;
+pub(crate) mod request;
+pub(crate) mod session;
+mod timer;
+pub(crate) mod worker;

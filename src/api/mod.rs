@@ -1,1 +1,14 @@
-//! What a user holds.
+//! What a user holds. Nothing is decided here.
+
+mod args;
+mod bridge;
+mod builder;
+mod call;
+mod pyref;
+mod session;
+
+pub use args::{Args, IntoArgs};
+pub use bridge::{SnakeBridge, WeakBridge};
+pub use builder::Builder;
+pub use call::{Call, CallFuture};
+pub use session::Session;

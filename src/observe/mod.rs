@@ -1,1 +1,5 @@
-//! Message log, subscribers.
+//! Who is told of lifecycle facts: subscribers and event streams.
+
+mod events;
+
+pub(crate) use events::{EventStream, Events};

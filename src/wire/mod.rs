@@ -1,1 +1,210 @@
-//! Message kinds and headers between host and worker.
+//! Messages between host and worker: one datagram each, a bincode header and then the inline body.
+//!
+//! `docs/wire-protocol.md` is the specification and `tests/golden/wire` holds its examples; Python
+//! reads the same bytes with `struct`, so a change here changes all four together. Whatever a worker
+//! sends is refused unless it is exactly one of these messages.
+
+mod plan;
+
+pub(crate) use plan::{Plan, Step};
+
+use bincode::config::{Configuration, Fixint, LittleEndian, Limit};
+use bincode::{Decode, Encode};
+
+/// Both sides say it in their first message; they are built together, so it differs only by mistake.
+pub(crate) const PROTOCOL: u32 = 1;
+
+/// What a header may claim at most, in bytes; a datagram is smaller anyway.
+const HEADER_LIMIT: usize = 256 * 1024;
+
+type Layout = Configuration<LittleEndian, Fixint, Limit<HEADER_LIMIT>>;
+
+fn layout() -> Layout {
+    bincode::config::legacy().with_limit::<HEADER_LIMIT>()
+}
+
+/// Where the body of a message lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct Body {
+    place: u32,
+    block: u32,
+    len: u64,
+}
+
+impl Body {
+    const INLINE: u32 = 0;
+    const BLOCK: u32 = 1;
+
+    /// The `len` bytes behind the header.
+    pub(crate) fn inline(len: usize) -> Self {
+        Self { place: Self::INLINE, block: 0, len: len as u64 }
+    }
+
+    /// The first `len` bytes of the sender's shared block `index`.
+    pub(crate) fn block(index: u32, len: usize) -> Self {
+        Self { place: Self::BLOCK, block: index, len: len as u64 }
+    }
+
+    /// The block, if it lies in one, and its length.
+    pub(crate) fn place(self) -> Result<Place, Malformed> {
+        let len = usize::try_from(self.len).map_err(|_| Malformed("a body of impossible length"))?;
+        match self.place {
+            Self::INLINE => Ok(Place::Inline { len }),
+            Self::BLOCK => Ok(Place::Block { index: self.block, len }),
+            _ => Err(Malformed("a body in no known place")),
+        }
+    }
+}
+
+/// [`Body`], checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Inline { len: usize },
+    Block { index: u32, len: usize },
+}
+
+/// What the host tells a worker.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) enum ToWorker {
+    /// Run this; the inline body follows.
+    Call {
+        /// Rises by one for each call that this worker is sent.
+        seq: u64,
+        /// The call's id in the bridge, for what Python logs of it.
+        call: u64,
+        /// Which of the concurrent entries runs it.
+        entry: u32,
+        body: Body,
+        /// Blocks of the worker that the host has read.
+        released: Vec<u32>,
+        /// An encoded [`Plan`]; the worker keeps what it made of it by these bytes.
+        plan: Vec<u8>,
+    },
+    /// Let go of these refs.
+    Free { refs: Vec<u64>, released: Vec<u32> },
+    /// Exit once everything sent before is done.
+    Stop,
+}
+
+/// How a call ended in the worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) enum Ended {
+    /// The body is the value.
+    Value,
+    /// The body describes the exception.
+    Raised,
+    /// An argument names a ref that the worker does not have; the body is its id, pickled.
+    NoSuchRef,
+    /// The value cannot be sent; the body is a pickled tuple: path, expected, found.
+    Unsendable,
+}
+
+/// What a worker tells the host.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) enum FromWorker {
+    /// It takes calls; said once, first.
+    Hello { protocol: u32, pid: u32 },
+    /// It cannot take calls, and exits; the inline body describes the exception.
+    StartFailed { body: Body },
+    /// A call has ended; the inline body follows.
+    Reply {
+        seq: u64,
+        ended: Ended,
+        body: Body,
+        /// Blocks of the host that the worker has read.
+        released: Vec<u32>,
+        /// The refs that the body holds.
+        refs: Vec<u64>,
+    },
+    /// A call that was taken back has been passed over: it never began.
+    Passed { seq: u64 },
+}
+
+/// A message that is not one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Malformed(pub(crate) &'static str);
+
+impl ToWorker {
+    /// Appends the header to `out`.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        bincode::encode_into_std_write(self, out, layout()).expect("a vector takes any header");
+    }
+}
+
+impl FromWorker {
+    /// The header at the front of `datagram`, and the bytes behind it.
+    ///
+    /// # Errors
+    /// [`Malformed`] unless the datagram is one message and its inline body, to the last byte.
+    pub(crate) fn decode(datagram: &[u8]) -> Result<(Self, &[u8]), Malformed> {
+        let (message, read) =
+            bincode::decode_from_slice::<Self, _>(datagram, layout()).map_err(|_| Malformed("an unreadable header"))?;
+        let rest = &datagram[read..];
+        let inline = match &message {
+            Self::Reply { body, .. } | Self::StartFailed { body } => match body.place()? {
+                Place::Inline { len } => len,
+                Place::Block { .. } => 0,
+            },
+            Self::Hello { .. } | Self::Passed { .. } => 0,
+        };
+        if rest.len() == inline { Ok((message, rest)) } else { Err(Malformed("a body of another length than said")) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoded(message: &FromWorker, body: &[u8]) -> Vec<u8> {
+        let mut out = bincode::encode_to_vec(message, layout()).expect("a header");
+        out.extend_from_slice(body);
+        out
+    }
+
+    fn reply() -> FromWorker {
+        FromWorker::Reply { seq: 7, ended: Ended::Value, body: Body::inline(3), released: vec![2], refs: vec![1, 9] }
+    }
+
+    #[test]
+    fn a_message_is_read_back_with_its_body() {
+        let bytes = encoded(&reply(), b"abc");
+        assert_eq!(FromWorker::decode(&bytes), Ok((reply(), &b"abc"[..])));
+    }
+
+    #[test]
+    fn a_message_cut_at_any_byte_or_with_a_byte_more_is_refused() {
+        let mut bytes = encoded(&reply(), b"abc");
+        for cut in 0..bytes.len() {
+            assert!(FromWorker::decode(&bytes[..cut]).is_err(), "cut at {cut}");
+        }
+        bytes.push(0);
+        assert!(FromWorker::decode(&bytes).is_err());
+    }
+
+    #[test]
+    fn a_count_that_no_datagram_could_hold_is_refused_before_it_is_allocated() {
+        let mut bytes = encoded(&reply(), b"abc");
+        let released = 4 + 8 + 4 + 16;
+        bytes[released..released + 8].copy_from_slice(&u64::MAX.to_le_bytes());
+        assert!(FromWorker::decode(&bytes).is_err());
+    }
+
+    #[test]
+    fn the_fixed_part_of_a_call_has_the_layout_that_python_unpacks() {
+        let mut out = Vec::new();
+        ToWorker::Call { seq: 1, call: 2, entry: 3, body: Body::block(4, 5), released: vec![], plan: vec![6] }
+            .encode(&mut out);
+        let mut expected = vec![0, 0, 0, 0];
+        expected.extend(1u64.to_le_bytes());
+        expected.extend(2u64.to_le_bytes());
+        expected.extend(3u32.to_le_bytes());
+        expected.extend(1u32.to_le_bytes());
+        expected.extend(4u32.to_le_bytes());
+        expected.extend(5u64.to_le_bytes());
+        expected.extend(0u64.to_le_bytes());
+        expected.extend(1u64.to_le_bytes());
+        expected.push(6);
+        assert_eq!(out, expected);
+    }
+}

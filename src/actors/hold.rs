@@ -1,0 +1,95 @@
+//! What keeps a session alive, and the bridge with it: handles, refs and open calls share one.
+
+use super::core::Life;
+use super::registry::{Registry, RefDropped};
+use super::session::SessionActor;
+use crate::config::OnWorkerLost;
+use crate::id::{RefId, SessionId, SessionKey, WorkerId};
+use crate::value::RefOwner;
+use actix::Addr;
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// A session in use. When the last clone of the `Arc` goes, an automatic session ends and an explicit
+/// one starts to age.
+pub(crate) struct Hold {
+    pub(crate) state: Arc<SessionState>,
+    pub(crate) actor: Addr<SessionActor>,
+    pub(crate) life: Arc<Life>,
+}
+
+/// What all holders of one incarnation share.
+pub(crate) struct SessionState {
+    pub(crate) key: SessionKey,
+    pub(crate) automatic: bool,
+    pub(crate) on_worker_lost: Option<OnWorkerLost>,
+    pub(crate) max_refs: usize,
+    /// Refs that Rust holds or is about to: exact, since the Registry may be a moment late.
+    refs: AtomicUsize,
+    ended: AtomicBool,
+}
+
+impl SessionState {
+    pub(crate) fn new(key: SessionKey, automatic: bool, on_worker_lost: Option<OnWorkerLost>, max_refs: usize) -> Self {
+        Self { key, automatic, on_worker_lost, max_refs, refs: AtomicUsize::new(0), ended: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_ended(&self) {
+        self.ended.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn refs(&self) -> usize {
+        self.refs.load(Ordering::Relaxed)
+    }
+}
+
+impl Hold {
+    pub(crate) fn key(&self) -> &SessionKey {
+        &self.state.key
+    }
+
+    pub(crate) fn id(&self) -> &SessionId {
+        self.state.key.id()
+    }
+
+    fn registry(&self) -> &Addr<Registry> {
+        &self.life.core.registry
+    }
+
+    /// Counts refs that a reply brings; `false` if the session may not hold so many.
+    pub(crate) fn admit_refs(&self, count: usize) -> bool {
+        let refs = &self.state.refs;
+        if refs.fetch_add(count, Ordering::Relaxed) + count <= self.state.max_refs {
+            return true;
+        }
+        refs.fetch_sub(count, Ordering::Relaxed);
+        false
+    }
+
+    /// Lets go of a ref that was counted.
+    pub(crate) fn free(&self, id: RefId, worker: &WorkerId) {
+        self.state.refs.fetch_sub(1, Ordering::Relaxed);
+        self.registry().do_send(RefDropped { id, worker: worker.clone() });
+    }
+}
+
+impl RefOwner for Hold {
+    fn ref_dropped(&self, id: RefId, _session: &SessionKey, worker: &WorkerId) {
+        self.free(id, worker);
+    }
+
+    fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.life.core.directory.let_go(&self.state, &self.life.core.registry);
+    }
+}

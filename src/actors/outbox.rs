@@ -1,0 +1,155 @@
+//! What goes to one worker, in order, through a socket that may be full and blocks that may be lent.
+
+use super::request::Request;
+use crate::id::CallId;
+use crate::process::{BadBlock, BlockPool, Channel, INLINE_LIMIT, Page};
+use crate::rules::lane::Sent;
+use crate::wire::{Body, ToWorker};
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+pub(crate) struct Outbox {
+    channel: Channel,
+    blocks: BlockPool,
+    waiting: VecDeque<Waiting>,
+    /// Blocks of the worker that were read: the next message names them.
+    released: Vec<u32>,
+    head: Vec<u8>,
+}
+
+enum Waiting {
+    /// The socket was full.
+    Message(Vec<u8>),
+    /// Every block was lent. Its body is still with its request.
+    Call { call: CallId, sent: Sent, plan: Arc<[u8]> },
+}
+
+impl Outbox {
+    pub(crate) fn new(channel: Channel, blocks: BlockPool) -> Self {
+        Self { channel, blocks, waiting: VecDeque::new(), released: Vec::new(), head: Vec::with_capacity(512) }
+    }
+
+    /// The worker's block has been read.
+    pub(crate) fn release(&mut self, block: u32) {
+        self.released.push(block);
+    }
+
+    /// The worker has read a block of the host.
+    ///
+    /// # Errors
+    /// It never had it.
+    pub(crate) fn on_released(&mut self, block: u32) -> Result<(), BadBlock> {
+        self.blocks.released(block)
+    }
+
+    pub(crate) fn send(&mut self, message: impl FnOnce(Vec<u32>) -> ToWorker, page: &Page) {
+        message(std::mem::take(&mut self.released)).encode(cleared(&mut self.head));
+        self.transmit(&[], page);
+    }
+
+    /// Sends a call, or keeps it until there is room.
+    ///
+    /// # Errors
+    /// There is no memory for its body; nothing was sent.
+    pub(crate) fn send_call(&mut self, request: &Request, sent: Sent, page: &Page) -> io::Result<()> {
+        // Behind another that waits for a block it waits as well: calls are numbered in this order.
+        let blocked = self.waiting.iter().any(|waiting| matches!(waiting, Waiting::Call { .. }));
+        if blocked || !self.try_call(request.call, sent, &request.plan, &request.body, page)? {
+            self.waiting.push_back(Waiting::Call { call: request.call, sent, plan: Arc::clone(&request.plan) });
+        }
+        Ok(())
+    }
+
+    /// `false`: every block is lent.
+    fn try_call(
+        &mut self,
+        call: CallId,
+        sent: Sent,
+        plan: &[u8],
+        body: &[u8],
+        page: &Page,
+    ) -> io::Result<bool> {
+        let (place, inline) = if body.len() <= INLINE_LIMIT {
+            (Body::inline(body.len()), body)
+        } else {
+            match self.blocks.put(&[body]) {
+                Ok(block) => (Body::block(block.index, body.len()), &[][..]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        };
+        let message = ToWorker::Call {
+            seq: sent.seq,
+            call: call.0,
+            entry: sent.entry,
+            body: place,
+            released: std::mem::take(&mut self.released),
+            plan: plan.to_vec(),
+        };
+        message.encode(cleared(&mut self.head));
+        self.transmit(inline, page);
+        Ok(true)
+    }
+
+    /// Sends what stands in `head` and `body` behind it, or keeps both.
+    fn transmit(&mut self, body: &[u8], page: &Page) {
+        if !self.waiting.is_empty() || !self.try_send(body, page) {
+            let mut message = std::mem::take(&mut self.head);
+            message.extend_from_slice(body);
+            self.waiting.push_back(Waiting::Message(message));
+        }
+    }
+
+    fn try_send(&self, body: &[u8], page: &Page) -> bool {
+        match self.channel.try_send(&[IoSlice::new(&self.head), IoSlice::new(body)]) {
+            Ok(true) => {
+                page.count_sent();
+                true
+            }
+            Ok(false) => false,
+            // It is gone or going: its exit decides about everything that was ever sent.
+            Err(_) => true,
+        }
+    }
+
+    /// Sends what waits, as far as there is room, and registers for more.
+    pub(crate) fn poll_flush(&mut self, task: &mut Context<'_>, requests: &HashMap<CallId, Request>, page: &Page) {
+        while let Some(waiting) = self.waiting.pop_front() {
+            match waiting {
+                Waiting::Message(message) => {
+                    self.head = message;
+                    if !self.try_send(&[], page) {
+                        self.waiting.push_front(Waiting::Message(std::mem::take(&mut self.head)));
+                        // An error of the registration is one of the socket, which its reader sees.
+                        if self.channel.poll_send_ready(task).is_pending() {
+                            return;
+                        }
+                    }
+                }
+                Waiting::Call { call, sent, plan } => {
+                    // One that was taken back meanwhile is sent as an empty shell, for the worker to pass.
+                    let body = requests.get(&call).map_or(&[][..], |request| &request.body);
+                    let later = std::mem::take(&mut self.waiting);
+                    let placed = self.try_call(call, sent, &plan, body, page);
+                    self.waiting.extend(later);
+                    // Without memory it waits for a block as well: one comes back with each reply.
+                    if !matches!(placed, Ok(true)) {
+                        self.waiting.push_front(Waiting::Call { call, sent, plan });
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    pub(crate) fn poll_recv(&mut self, task: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.channel.poll_recv(task, buffer)
+    }
+}
+
+fn cleared(head: &mut Vec<u8>) -> &mut Vec<u8> {
+    head.clear();
+    head
+}

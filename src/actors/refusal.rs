@@ -1,0 +1,44 @@
+//! What the caller is told when the rules say no.
+
+use super::request::Request;
+use crate::error::{Error, Ran};
+use crate::rules::address::Misaddressed;
+use crate::rules::pool::Refusal;
+
+/// A pool's refusal of a call. None of these calls has begun.
+pub(crate) fn error(refusal: Refusal, request: &Request) -> Error {
+    let session = request.hold.id().clone();
+    let pool = request.pool.clone();
+    match refusal {
+        Refusal::WorkerBusy => Error::WorkerBusy { session, pool },
+        Refusal::SessionWorkerUnavailable { worker, why } => Error::SessionWorkerUnavailable { session, worker, why },
+        Refusal::PoolSaturated { limit } => Error::PoolSaturated { pool, limit },
+        Refusal::PoolDegraded { cause } => Error::PoolDegraded { pool, cause },
+        Refusal::QueueTimeout { waited } => Error::QueueTimeout { pool, waited },
+        Refusal::Timeout { timeout } => Error::Timeout { timeout, ran: Ran::No },
+        Refusal::RefLost { worker, cause } => Error::RefLost { session, worker, cause },
+        Refusal::Cancelled => {
+            Error::Cancelled { why: format!("session {session} was released").into(), ran: Ran::No }
+        }
+        Refusal::ShuttingDown => Error::ShuttingDown { ran: Ran::No },
+    }
+}
+
+/// A call that goes nowhere.
+pub(crate) fn misaddressed(wrong: Misaddressed) -> Error {
+    match wrong {
+        Misaddressed::UnknownPool { pool, known } => Error::UnknownPool { pool, known },
+        Misaddressed::SessionMismatch { session, other } => Error::SessionMismatch { session, other },
+        Misaddressed::RefsOnTwoWorkers { one, other } => Error::RefsOnDifferentWorkers {
+            what: format!("no worker holds both {} ({}) and {} ({})", one.0, one.1, other.0, other.1).into(),
+        },
+        Misaddressed::RefsOfAnotherPool { id, worker, pool } => Error::RefsOnDifferentWorkers {
+            what: format!("{id} is in worker {worker}, and the call is to go to pool {pool}").into(),
+        },
+        Misaddressed::RefOfEndedSession { id, session } => Error::RefNotFound {
+            id,
+            why: format!("an earlier session {session} made it, and has ended").into(),
+            session,
+        },
+    }
+}

@@ -1,0 +1,227 @@
+//! The catalogue of the bridge: which session and worker own each ref, and when sessions end.
+//!
+//! What it learns may be a moment late, so no routing depends on it.
+
+use super::directory::Directory;
+use super::pool::{FreeRefs, PoolSupervisor};
+use super::timer::{OnTimer, Timer};
+use crate::config::LogLevel;
+use crate::event::{EndReason, Fact};
+use crate::id::{PoolName, RefId, SessionKey, WorkerId};
+use crate::observe::Events;
+use crate::rules::refs::{Refs, RefsAction};
+use actix::prelude::*;
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::{mpsc, oneshot};
+
+/// Tracks who owns which ref, frees what nobody holds, and ends sessions whose time is over.
+pub(crate) struct Registry {
+    refs: Refs,
+    directory: Arc<Directory>,
+    pools: BTreeMap<PoolName, Addr<PoolSupervisor>>,
+    events: Events,
+    cleanup_log: LogLevel,
+    timer: Timer,
+    expiry: Option<Instant>,
+}
+
+impl Registry {
+    pub(crate) fn new(
+        directory: Arc<Directory>,
+        events: Events,
+        cleanup_log: LogLevel,
+        ctx: &mut Context<Self>,
+    ) -> Self {
+        Self {
+            refs: Refs::new(),
+            directory,
+            pools: BTreeMap::new(),
+            events,
+            cleanup_log,
+            timer: Timer::start(ctx),
+            expiry: None,
+        }
+    }
+
+    fn perform(&mut self) {
+        while let Some(action) = self.refs.poll_action() {
+            match action {
+                RefsAction::Free { session, worker, ids } => {
+                    self.events.emit(Fact::RefsFreed { worker: worker.clone(), count: ids.len() as u64 });
+                    if let Some(pool) = self.pools.get(worker.pool()) {
+                        pool.do_send(FreeRefs { session, worker, ids });
+                    }
+                }
+            }
+        }
+        let next = [self.refs.poll_timeout(), self.expiry];
+        self.timer.set(next.into_iter().flatten().min());
+    }
+
+    fn log_cleanup(&self, session: &SessionKey, reason: EndReason, refs: u64) {
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::event!(
+                    target: "snakebridge::session", tracing::Level::$level,
+                    session = %session, reason = reason.as_str(), refs, "session ended"
+                )
+            };
+        }
+        match self.cleanup_log {
+            LogLevel::Off => {}
+            LogLevel::Error => line!(ERROR),
+            LogLevel::Warn => line!(WARN),
+            LogLevel::Info => line!(INFO),
+            LogLevel::Debug => line!(DEBUG),
+            LogLevel::Trace => line!(TRACE),
+        }
+    }
+}
+
+impl Actor for Registry {
+    type Context = Context<Self>;
+}
+
+impl OnTimer for Registry {
+    fn on_timer(&mut self, _: &mut Context<Self>) {
+        let now = Instant::now();
+        self.refs.handle_timeout(now);
+        self.expiry = self.directory.expire(now);
+        self.perform();
+    }
+}
+
+/// The pools of the bridge, told once.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Introduce(pub(crate) BTreeMap<PoolName, Addr<PoolSupervisor>>);
+
+impl Handler<Introduce> for Registry {
+    type Result = ();
+
+    fn handle(&mut self, Introduce(pools): Introduce, _: &mut Context<Self>) {
+        self.pools = pools;
+    }
+}
+
+/// A session has begun to age: there may be an earlier end to wait for.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Wake;
+
+impl Handler<Wake> for Registry {
+    type Result = ();
+
+    fn handle(&mut self, _: Wake, _: &mut Context<Self>) {
+        self.expiry = self.directory.expire(Instant::now());
+        self.perform();
+    }
+}
+
+/// A worker has answered with refs that Rust now holds.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct RefsMade {
+    pub(crate) session: SessionKey,
+    pub(crate) worker: WorkerId,
+    pub(crate) ids: Vec<RefId>,
+}
+
+impl Handler<RefsMade> for Registry {
+    type Result = ();
+
+    fn handle(&mut self, made: RefsMade, _: &mut Context<Self>) {
+        self.refs.handle_made(&made.session, &made.worker, &made.ids, Instant::now());
+        self.perform();
+    }
+}
+
+/// Rust holds that ref no longer.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct RefDropped {
+    pub(crate) id: RefId,
+    pub(crate) worker: WorkerId,
+}
+
+impl Handler<RefDropped> for Registry {
+    type Result = ();
+
+    fn handle(&mut self, dropped: RefDropped, _: &mut Context<Self>) {
+        self.refs.handle_dropped(dropped.id, Instant::now());
+        self.perform();
+    }
+}
+
+/// A worker is gone, and with it the refs that it held.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct WorkerLost {
+    pub(crate) worker: WorkerId,
+}
+
+impl Handler<WorkerLost> for Registry {
+    type Result = ();
+
+    fn handle(&mut self, lost: WorkerLost, _: &mut Context<Self>) {
+        let count = self.refs.handle_worker_gone(&lost.worker);
+        if count > 0 {
+            self.events.emit(Fact::RefsLost { worker: lost.worker, count: count as u64 });
+        }
+    }
+}
+
+/// Every pool has forgotten that session.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct SessionEnded {
+    pub(crate) session: SessionKey,
+    pub(crate) reason: EndReason,
+    pub(crate) done: Option<oneshot::Sender<()>>,
+    pub(crate) alive: mpsc::Sender<Infallible>,
+}
+
+impl Handler<SessionEnded> for Registry {
+    type Result = ();
+
+    fn handle(&mut self, ended: SessionEnded, _: &mut Context<Self>) {
+        let refs = self.refs.handle_session_ended(&ended.session, Instant::now()) as u64;
+        self.perform();
+        self.events.emit(Fact::SessionCleanup { session: ended.session.id().clone(), reason: ended.reason, refs });
+        self.log_cleanup(&ended.session, ended.reason, refs);
+        if let Some(done) = ended.done {
+            // Whoever waited may have gone.
+            let _gone = done.send(());
+        }
+        drop(ended.alive);
+    }
+}
+
+/// How many refs live, for `stats()`.
+#[derive(Message)]
+#[rtype(result = "usize")]
+pub(crate) struct CountRefs;
+
+impl Handler<CountRefs> for Registry {
+    type Result = usize;
+
+    fn handle(&mut self, _: CountRefs, _: &mut Context<Self>) -> usize {
+        self.refs.len()
+    }
+}
+
+/// The pools have stopped: nothing is left to free.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Close;
+
+impl Handler<Close> for Registry {
+    type Result = ();
+
+    fn handle(&mut self, _: Close, ctx: &mut Context<Self>) {
+        ctx.stop();
+    }
+}

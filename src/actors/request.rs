@@ -1,0 +1,164 @@
+//! A call on its way, and the promise that it is answered.
+
+use super::hold::Hold;
+use super::pool::PoolSupervisor;
+use super::worker::{Distrust, WorkerActor};
+use crate::config::Affinity;
+use crate::error::{Error, Ran, Result};
+use crate::id::{CallId, PoolName, RefId, WorkerId};
+use crate::pickle::{Budget, DecodeError};
+use crate::rules::pool::Ticket;
+use crate::value::{PyRef, RefOwner, RefSource};
+use actix::Addr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+/// One call, with all that it needs to run and to be answered.
+///
+/// It lies with its `SessionActor` until a pool grants it, then with a `WorkerActor`.
+pub(crate) struct Request {
+    pub(crate) call: CallId,
+    pub(crate) pool: PoolName,
+    pub(crate) pool_addr: Addr<PoolSupervisor>,
+    pub(crate) affinity: Option<Affinity>,
+    /// The worker that holds the refs which the call carries.
+    pub(crate) pinned_to: Option<WorkerId>,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) queue_timeout: Option<Duration>,
+    pub(crate) plan: Arc<[u8]>,
+    pub(crate) body: Vec<u8>,
+    /// Kept alive until the call has ended.
+    pub(crate) refs: Vec<PyRef>,
+    pub(crate) hold: Arc<Hold>,
+    pub(crate) promise: Promise,
+}
+
+impl Request {
+    /// All that routing needs to know of it.
+    pub(crate) fn ticket(&self) -> Ticket {
+        Ticket {
+            call: self.call,
+            session: self.hold.key().clone(),
+            affinity: self.affinity,
+            pinned_to: self.pinned_to.clone(),
+            deadline: self.deadline,
+            timeout: self.timeout,
+            queue_timeout: self.queue_timeout,
+            bytes: self.body.len(),
+            on_worker_lost: self.hold.state.on_worker_lost,
+        }
+    }
+}
+
+/// The right and the duty to answer a call: dropped unanswered, it answers by itself.
+pub(crate) struct Promise {
+    reply: Option<oneshot::Sender<Result<Reply>>>,
+    place: Place,
+    sent: bool,
+}
+
+impl Promise {
+    pub(crate) fn new() -> (Self, oneshot::Receiver<Result<Reply>>, Place) {
+        let (reply, answer) = oneshot::channel();
+        let place = Place::default();
+        (Self { reply: Some(reply), place: place.clone(), sent: false }, answer, place)
+    }
+
+    /// The call is now with that worker.
+    pub(crate) fn sent_to(&mut self, worker: Addr<WorkerActor>) {
+        self.sent = true;
+        self.place.set(Some(worker));
+    }
+
+    /// The call came back, and certainly never began.
+    pub(crate) fn came_back(&mut self) {
+        self.sent = false;
+        self.place.set(None);
+    }
+
+    pub(crate) fn answer(mut self, answer: Result<Reply>) {
+        if let Some(reply) = self.reply.take() {
+            // The caller may have gone: a reply that nobody takes frees its refs.
+            drop(reply.send(answer));
+        }
+    }
+
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.reply.as_ref().is_none_or(oneshot::Sender::is_closed)
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        if let Some(reply) = self.reply.take() {
+            let ran = if self.sent { Ran::Maybe } else { Ran::No };
+            let error = if std::thread::panicking() {
+                Error::internal("an actor panicked while it held the call", ran)
+            } else {
+                Error::ShuttingDown { ran }
+            };
+            drop(reply.send(Err(error)));
+        }
+    }
+}
+
+/// Where a call is, for the caller that gives it up.
+#[derive(Clone, Default)]
+pub(crate) struct Place(Arc<Mutex<Option<Addr<WorkerActor>>>>);
+
+impl Place {
+    fn set(&self, worker: Option<Addr<WorkerActor>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = worker;
+    }
+
+    /// The worker that has the call, if one has.
+    pub(crate) fn worker(&self) -> Option<Addr<WorkerActor>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// What Python answered, not yet decoded: that is done on the caller's thread.
+pub(crate) struct Reply {
+    body: Vec<u8>,
+    worker: WorkerId,
+    addr: Addr<WorkerActor>,
+    hold: Arc<Hold>,
+    refs: Vec<RefId>,
+}
+
+impl Reply {
+    pub(crate) fn new(body: Vec<u8>, worker: WorkerId, addr: Addr<WorkerActor>, hold: Arc<Hold>, refs: Vec<RefId>) -> Self {
+        Self { body, worker, addr, hold, refs }
+    }
+
+    /// Makes the value of it. Each ref of the body becomes a handle, which frees it in its time.
+    ///
+    /// # Errors
+    /// `Convert` if it does not fit; `Protocol` if no worker of ours would write it, which kills this one.
+    pub(crate) fn decode<R>(
+        mut self,
+        decode: impl FnOnce(&[u8], &RefSource, &Budget) -> Result<R, DecodeError>,
+    ) -> Result<R> {
+        let owner: Arc<dyn RefOwner> = self.hold.clone();
+        let source = RefSource { session: self.hold.key().clone(), worker: self.worker.clone(), owner };
+        let budget = Budget { refs: self.hold.state.max_refs, ..Budget::default() };
+        let decoded = decode(&self.body, &source, &budget);
+        match &decoded {
+            Ok(_) | Err(DecodeError::Convert(_)) => self.refs.clear(),
+            // Handles were made of the first of them and are gone again.
+            Err(DecodeError::OverBudget { .. }) => {}
+            Err(DecodeError::Malformed(what)) => self.addr.do_send(Distrust { what: what.as_str().into() }),
+        }
+        decoded.map_err(|error| error.into_error(&self.worker))
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        for id in self.refs.drain(..) {
+            self.hold.free(id, &self.worker);
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! The requests of one session: each waits here, with its body, until a pool grants or refuses it.
+//!
+//! It decides nothing: pools do. It keeps bodies out of their queues, and brings decision and body
+//! together in whichever order they arrive.
+
+use super::hold::SessionState;
+use super::pool::{Forget, LeaseReturned, PoolSupervisor, Reset, Submit, Withdrawn};
+use super::refusal;
+use super::registry::{Registry, SessionEnded};
+use super::request::Request;
+use super::worker::{Abandon, Run, WorkerActor};
+use crate::error::{Error, Ran};
+use crate::event::EndReason;
+use crate::id::{CallId, PoolName, SessionId, WorkerId};
+use crate::rules::pool::Refusal;
+use actix::prelude::*;
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+
+/// The mailbox of one session. `SnakeBridge::session_addr` gives its address; it answers
+/// [`SessionStatus`](crate::SessionStatus).
+pub struct SessionActor {
+    state: Arc<SessionState>,
+    registry: Addr<Registry>,
+    /// Dropped when the cleanup has been told: the bridge waits for it when it stops.
+    alive: mpsc::Sender<Infallible>,
+    /// Boxed and absent until the first call: most sessions of a busy host are idle.
+    work: Option<Box<Work>>,
+}
+
+#[derive(Default)]
+struct Work {
+    waiting: BTreeMap<CallId, Request>,
+    /// Decisions on calls whose bodies are on their way back from a worker.
+    early: BTreeMap<CallId, Decision>,
+    /// Every pool that ever got a ticket: each must answer `Forgotten` before this actor may stop.
+    pools: Vec<(PoolName, Addr<PoolSupervisor>)>,
+    ending: Option<Ending>,
+}
+
+struct Ending {
+    reason: EndReason,
+    to_answer: usize,
+    done: Option<oneshot::Sender<()>>,
+}
+
+enum Decision {
+    Granted(WorkerId, Addr<WorkerActor>),
+    Refused(Refusal),
+}
+
+impl SessionActor {
+    pub(crate) fn new(state: Arc<SessionState>, registry: Addr<Registry>, alive: mpsc::Sender<Infallible>) -> Self {
+        Self { state, registry, alive, work: None }
+    }
+
+    fn work(&mut self) -> &mut Work {
+        self.work.get_or_insert_default()
+    }
+
+    fn decide(&mut self, call: CallId, decision: Decision) {
+        let work = self.work.get_or_insert_default();
+        let Some(request) = work.waiting.remove(&call) else {
+            work.early.insert(call, decision);
+            return;
+        };
+        perform(request, decision);
+    }
+
+    fn stop_if_over(&mut self, ctx: &mut Context<Self>) {
+        let Some(work) = &mut self.work else { return };
+        if work.ending.as_ref().is_some_and(|ending| ending.to_answer == 0)
+            && let Some(ending) = work.ending.take()
+        {
+            // A request that came after the end was never ticketed; its promise says so.
+            for (_, request) in std::mem::take(&mut work.waiting) {
+                refuse_ended(request);
+            }
+            self.registry.do_send(SessionEnded {
+                session: self.state.key.clone(),
+                reason: ending.reason,
+                done: ending.done,
+                alive: self.alive.clone(),
+            });
+            ctx.stop();
+        }
+    }
+}
+
+fn perform(mut request: Request, decision: Decision) {
+    match decision {
+        Decision::Granted(worker, _) if request.promise.is_abandoned() => {
+            request.pool_addr.do_send(LeaseReturned { call: request.call, worker });
+        }
+        Decision::Granted(_, worker) => {
+            request.promise.sent_to(worker.clone());
+            worker.do_send(Run(request));
+        }
+        Decision::Refused(refusal) => {
+            let error = refusal::error(refusal, &request);
+            request.promise.answer(Err(error));
+        }
+    }
+}
+
+fn refuse_ended(request: Request) {
+    let why = format!("session {} has ended", request.hold.id()).into();
+    request.promise.answer(Err(Error::Cancelled { why, ran: Ran::No }));
+}
+
+impl Actor for SessionActor {
+    type Context = Context<Self>;
+}
+
+/// A call of this session.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Call(pub(crate) Request);
+
+impl Handler<Call> for SessionActor {
+    type Result = ();
+
+    fn handle(&mut self, Call(request): Call, _: &mut Context<Self>) {
+        let work = self.work();
+        if work.ending.is_some() {
+            return refuse_ended(request);
+        }
+        if work.pools.iter().all(|(name, _)| *name != request.pool) {
+            work.pools.push((request.pool.clone(), request.pool_addr.clone()));
+        }
+        let ticket = request.ticket();
+        let pool = request.pool_addr.clone();
+        let session = request.hold.actor.clone();
+        work.waiting.insert(request.call, request);
+        pool.do_send(Submit { ticket, session });
+    }
+}
+
+/// A pool has a worker for that call.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Granted {
+    pub(crate) call: CallId,
+    pub(crate) worker: WorkerId,
+    pub(crate) addr: Addr<WorkerActor>,
+}
+
+impl Handler<Granted> for SessionActor {
+    type Result = ();
+
+    fn handle(&mut self, granted: Granted, _: &mut Context<Self>) {
+        self.decide(granted.call, Decision::Granted(granted.worker, granted.addr));
+    }
+}
+
+/// A pool will not run that call.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Refused {
+    pub(crate) call: CallId,
+    pub(crate) refusal: Refusal,
+}
+
+impl Handler<Refused> for SessionActor {
+    type Result = ();
+
+    fn handle(&mut self, refused: Refused, _: &mut Context<Self>) {
+        self.decide(refused.call, Decision::Refused(refused.refusal));
+    }
+}
+
+/// A call that was sent to a worker is back, and certainly never began.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct CameBack(pub(crate) Request);
+
+impl Handler<CameBack> for SessionActor {
+    type Result = ();
+
+    fn handle(&mut self, CameBack(mut request): CameBack, _: &mut Context<Self>) {
+        request.promise.came_back();
+        let work = self.work();
+        match work.early.remove(&request.call) {
+            Some(decision) => perform(request, decision),
+            None => {
+                // Its caller may have left while it was away, and nobody would hear of it again.
+                if request.promise.is_abandoned() {
+                    let session = request.hold.actor.clone();
+                    request.pool_addr.do_send(Withdrawn { call: request.call, session });
+                }
+                work.waiting.insert(request.call, request);
+            }
+        }
+    }
+}
+
+/// The caller has dropped the future of that call.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct GiveUp {
+    pub(crate) call: CallId,
+    pub(crate) place: super::request::Place,
+}
+
+impl Handler<GiveUp> for SessionActor {
+    type Result = ();
+
+    fn handle(&mut self, GiveUp { call, place }: GiveUp, _: &mut Context<Self>) {
+        // The body stays until the pool has confirmed: a grant may be under way.
+        if let Some(request) = self.work().waiting.get(&call) {
+            request.pool_addr.do_send(Withdrawn { call, session: request.hold.actor.clone() });
+        } else if let Some(worker) = place.worker() {
+            worker.do_send(Abandon { call });
+        }
+    }
+}
+
+/// The pool has withdrawn the call, unless it had granted it before.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct WithdrawalSeen {
+    pub(crate) call: CallId,
+}
+
+impl Handler<WithdrawalSeen> for SessionActor {
+    type Result = ();
+
+    fn handle(&mut self, seen: WithdrawalSeen, _: &mut Context<Self>) {
+        self.work().waiting.remove(&seen.call);
+    }
+}
+
+/// The session has ended: every pool is to forget it, then this actor stops.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct End {
+    pub(crate) reason: EndReason,
+    pub(crate) done: Option<oneshot::Sender<()>>,
+}
+
+impl Handler<End> for SessionActor {
+    type Result = ();
+
+    fn handle(&mut self, end: End, ctx: &mut Context<Self>) {
+        let key = self.state.key.clone();
+        let work = self.work();
+        for (_, pool) in &work.pools {
+            pool.do_send(Forget { session: key.clone(), actor: ctx.address() });
+        }
+        let to_answer = work.pools.len();
+        work.ending = Some(Ending { reason: end.reason, to_answer, done: end.done });
+        self.stop_if_over(ctx);
+    }
+}
+
+/// Nothing of this session is left in a pool.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Forgotten;
+
+impl Handler<Forgotten> for SessionActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Forgotten, ctx: &mut Context<Self>) {
+        if let Some(ending) = &mut self.work().ending {
+            ending.to_answer -= 1;
+        }
+        self.stop_if_over(ctx);
+    }
+}
+
+/// Forget homes that are missing or tainted; `done` is dropped when every pool has.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct ResetAll {
+    pub(crate) done: Arc<oneshot::Sender<()>>,
+}
+
+impl Handler<ResetAll> for SessionActor {
+    type Result = ();
+
+    fn handle(&mut self, reset: ResetAll, _: &mut Context<Self>) {
+        let key = self.state.key.clone();
+        for (_, pool) in &self.work().pools {
+            pool.do_send(Reset { session: key.clone(), done: Arc::clone(&reset.done) });
+        }
+    }
+}
+
+/// What a session is doing, as its actor sees it: see
+/// [`SnakeBridge::session_addr`](crate::SnakeBridge::session_addr).
+#[derive(Message)]
+#[rtype(result = "SessionReport")]
+pub struct SessionStatus;
+
+/// The answer to [`SessionStatus`].
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, actix::MessageResponse)]
+pub struct SessionReport {
+    /// The session.
+    pub id: SessionId,
+    /// How many of its calls wait for a worker.
+    pub waiting: usize,
+    /// How many refs Rust holds in it.
+    pub refs: usize,
+    /// The pools that have had calls of it.
+    pub pools: Vec<PoolName>,
+}
+
+impl Handler<SessionStatus> for SessionActor {
+    type Result = SessionReport;
+
+    fn handle(&mut self, _: SessionStatus, _: &mut Context<Self>) -> SessionReport {
+        let work = self.work.as_deref();
+        SessionReport {
+            id: self.state.key.id().clone(),
+            waiting: work.map_or(0, |work| work.waiting.len()),
+            refs: self.state.refs(),
+            pools: work.map_or_else(Vec::new, |work| work.pools.iter().map(|(name, _)| name.clone()).collect()),
+        }
+    }
+}

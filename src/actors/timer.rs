@@ -1,0 +1,73 @@
+//! The one timer of an actor, set from what its rules say.
+//!
+//! A timer per call would cost each message of the actor a walk over all of them. This one only ever
+//! moves its alarm forward: a later deadline waits for the earlier alarm, which then finds nothing
+//! due and sets the next.
+
+use actix::prelude::*;
+use std::cell::Cell;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Instant;
+
+/// The handle that an actor keeps.
+pub(crate) struct Timer {
+    wanted: Rc<Cell<Option<Instant>>>,
+}
+
+/// What the actor hears when a deadline has passed.
+pub(crate) trait OnTimer: Actor<Context = Context<Self>> {
+    fn on_timer(&mut self, ctx: &mut Context<Self>);
+}
+
+impl Timer {
+    /// Starts the timer of an actor; call it once, when the actor is created.
+    pub(crate) fn start<A: OnTimer>(ctx: &mut Context<A>) -> Self {
+        let wanted = Rc::new(Cell::new(None));
+        let alarm = Alarm { wanted: Rc::clone(&wanted), sleep: Box::pin(tokio::time::sleep_until(far())), set: None };
+        ctx.spawn(alarm);
+        Self { wanted }
+    }
+
+    /// The next moment that the rules want to hear of. Takes effect when the handler returns.
+    pub(crate) fn set(&self, at: Option<Instant>) {
+        self.wanted.set(at);
+    }
+}
+
+fn far() -> tokio::time::Instant {
+    tokio::time::Instant::now() + std::time::Duration::from_secs(86_400 * 365)
+}
+
+struct Alarm {
+    wanted: Rc<Cell<Option<Instant>>>,
+    sleep: Pin<Box<tokio::time::Sleep>>,
+    set: Option<Instant>,
+}
+
+impl<A: OnTimer> ActorFuture<A> for Alarm {
+    type Output = ();
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        actor: &mut A,
+        ctx: &mut Context<A>,
+        task: &mut TaskContext<'_>,
+    ) -> Poll<Self::Output> {
+        loop {
+            if let Some(wanted) = self.wanted.get()
+                && self.set.is_none_or(|set| wanted < set)
+            {
+                self.set = Some(wanted);
+                self.sleep.as_mut().reset(wanted.into());
+            }
+            if self.set.is_none() || self.sleep.as_mut().poll(task).is_pending() {
+                return Poll::Pending;
+            }
+            self.set = None;
+            actor.on_timer(ctx);
+        }
+    }
+}

@@ -1,0 +1,630 @@
+//! One worker process: its messages, the calls in flight there, its death.
+//!
+//! What is in flight and what a death means for it is decided in `rules::lane`; this shell owns the
+//! descriptors. It lives on after its process until the pool says that no request can be on its way
+//! to it, and sends such late ones back.
+
+use super::outbox::Outbox;
+use super::pool::{Died, LeaseOver, PoolSupervisor, StartFailed, Started, TaintWorker, TakingBack};
+use super::registry::{RefsMade, Registry, WorkerLost};
+use super::request::{Reply, Request};
+use super::session::CameBack;
+use super::timer::{OnTimer, Timer};
+use crate::config::PoolConfig;
+use crate::error::{ConvertError, Crash, Error, Ran, Result};
+use crate::id::{CallId, RefId, WorkerId};
+use crate::pickle::{self, DecodeError};
+use crate::process::{BlockName, BlockTable, DeathWatch, Exit, Lifeline, Link, MESSAGE_LIMIT, Output, Page};
+use crate::rules::lane::{Lane, LaneAction, Verdict, Why};
+use crate::wire::{Body, Ended, FromWorker, PROTOCOL, Place, ToWorker};
+use actix::prelude::*;
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::{Duration, Instant};
+
+/// How long the zygote may take to say how a worker ended, once its end was seen.
+const STATUS_WAIT: Duration = Duration::from_millis(10);
+/// How many messages are taken in before the mailbox gets its turn.
+const BATCH: usize = 64;
+
+/// The shell of one worker generation.
+pub(crate) struct WorkerActor {
+    id: WorkerId,
+    outbox: Outbox,
+    incoming: BlockTable,
+    page: Page,
+    output: Output,
+    /// Closed to kill.
+    lifeline: Option<Lifeline>,
+    watch: Option<DeathWatch>,
+    lane: Lane,
+    requests: HashMap<CallId, Request>,
+    inbox: Vec<u8>,
+    phase: Phase,
+    /// It took calls once.
+    greeted: bool,
+    /// Its socket was read to the end.
+    closed: bool,
+    exit: Option<Exit>,
+    /// Why it cannot take calls, in Python's words.
+    start_failure: Option<String>,
+    /// What it did that it must not, if that is why it is being killed.
+    violation: Option<Arc<str>>,
+    pool: Addr<PoolSupervisor>,
+    registry: Addr<Registry>,
+    timer: Timer,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Starting,
+    Serving,
+    /// Its exit was seen; the zygote has until then to say how it ended.
+    Exited { judged_by: Instant },
+    Judged,
+}
+
+impl WorkerActor {
+    pub(crate) fn new(
+        id: WorkerId,
+        link: Link,
+        config: &PoolConfig,
+        pool: Addr<PoolSupervisor>,
+        registry: Addr<Registry>,
+        ctx: &mut Context<Self>,
+    ) -> Self {
+        ctx.spawn(Pump);
+        let Link { channel, outgoing, incoming, lifeline, page, output } = link;
+        Self {
+            id,
+            outbox: Outbox::new(channel, outgoing),
+            incoming,
+            page,
+            output,
+            lifeline: Some(lifeline),
+            watch: None,
+            lane: Lane::new(config.concurrency, config.cancel_grace),
+            requests: HashMap::new(),
+            inbox: vec![0; MESSAGE_LIMIT],
+            phase: Phase::Starting,
+            greeted: false,
+            closed: false,
+            exit: None,
+            start_failure: None,
+            violation: None,
+            pool,
+            registry,
+            timer: Timer::start(ctx),
+        }
+    }
+
+    /// Kills the process and what it started; what follows, follows from its seen exit.
+    fn kill(&mut self) {
+        self.lifeline = None;
+        if let Some(watch) = &self.watch {
+            // For one that left its process group. It may be gone already.
+            let _gone = watch.signal(rustix::process::Signal::KILL);
+        }
+    }
+
+    fn distrust(&mut self, what: impl Into<Arc<str>>) {
+        if self.violation.is_none() {
+            let what = what.into();
+            tracing::warn!(target: "snakebridge::worker", worker = %self.id, %what, "killing a worker that broke the protocol");
+            self.violation = Some(what);
+        }
+        self.kill();
+    }
+
+    /// Carries out what the lane has decided.
+    fn perform(&mut self) {
+        while let Some(action) = self.lane.poll_action() {
+            match action {
+                LaneAction::Revoke { seq, entry } => {
+                    self.page.revoke(seq);
+                    // Where the kernel has no barrier, what was sent counts as begun.
+                    let begun = if Page::barrier() { self.page.begun(entry) } else { u64::MAX };
+                    self.lane.handle_revocation(seq, begun, Instant::now());
+                }
+                LaneAction::Answer { call, verdict } => self.answer(call, verdict),
+                LaneAction::TakenBack { call } => {
+                    if let Some(request) = self.requests.remove(&call) {
+                        self.send_back(request);
+                    }
+                    self.pool.do_send(TakingBack::Done { call });
+                }
+                LaneAction::Kept { call } => self.pool.do_send(TakingBack::Kept { call }),
+                LaneAction::Passed { call } => {
+                    self.pool.do_send(TakingBack::Passed { call, worker: self.id.clone() });
+                }
+                LaneAction::Over { call } => self.lease_over(call, 0),
+                LaneAction::Taint { how_long } => {
+                    let reason = "a cancelled call does not end".to_owned();
+                    self.pool.do_send(TaintWorker { worker: self.id.clone(), how_long, reason });
+                }
+                LaneAction::Kill { why: Why::Overran { call } } => {
+                    tracing::warn!(target: "snakebridge::worker", worker = %self.id, %call, "killing a worker whose cancelled call does not end");
+                    self.kill();
+                }
+            }
+        }
+        let judged_by = match self.phase {
+            Phase::Exited { judged_by } => Some(judged_by),
+            Phase::Starting | Phase::Serving | Phase::Judged => None,
+        };
+        self.timer.set([self.lane.poll_timeout(), judged_by].into_iter().flatten().min());
+    }
+
+    fn answer(&mut self, call: CallId, verdict: Verdict) {
+        let Some(request) = self.requests.remove(&call) else { return };
+        let ran = |began| if began { Ran::Maybe } else { Ran::No };
+        request.promise.answer(Err(match verdict {
+            Verdict::Timeout { timeout, began } => Error::Timeout { timeout, ran: ran(began) },
+            Verdict::Cancelled { began } => Error::Cancelled { why: "its caller left".into(), ran: ran(began) },
+        }));
+    }
+
+    fn send_back(&self, request: Request) {
+        request.hold.actor.clone().do_send(CameBack(request));
+    }
+
+    fn lease_over(&self, call: CallId, pins_made: usize) {
+        self.pool.do_send(LeaseOver { call, worker: self.id.clone(), pins_made });
+    }
+
+    fn run(&mut self, request: Request) {
+        let call = request.call;
+        if self.phase == Phase::Judged {
+            self.send_back(request);
+            self.pool.do_send(TakingBack::Passed { call, worker: self.id.clone() });
+            return;
+        }
+        let session = request.hold.key().clone();
+        let (deadline, timeout) = (request.deadline, request.timeout);
+        if let Some(sent) = self.lane.handle_granted(call, session, deadline, timeout, Instant::now()) {
+            if let Err(unsendable) = self.outbox.send_call(&request, sent, &self.page) {
+                tracing::warn!(target: "snakebridge::worker", worker = %self.id, %call, error = %unsendable, "no memory for a large argument");
+                self.distrust(format!("the host has no memory for its next call: {unsendable}"));
+            }
+        }
+        self.requests.insert(call, request);
+        self.perform();
+    }
+
+    // ---- from the worker
+
+    fn on_message(&mut self, length: usize, ctx: &Context<Self>) {
+        let datagram = std::mem::take(&mut self.inbox);
+        match FromWorker::decode(&datagram[..length]) {
+            Ok((message, inline)) => {
+                if let Err(what) = self.take(message, inline, ctx) {
+                    self.distrust(what);
+                }
+            }
+            Err(malformed) => self.distrust(malformed.to_string()),
+        }
+        self.inbox = datagram;
+        self.perform();
+    }
+
+    fn take(&mut self, message: FromWorker, inline: &[u8], ctx: &Context<Self>) -> Result<(), String> {
+        match message {
+            FromWorker::Hello { protocol: PROTOCOL, .. } if self.phase == Phase::Starting => {
+                self.phase = Phase::Serving;
+                self.greeted = true;
+                self.pool.do_send(Started { worker: self.id.clone() });
+                Ok(())
+            }
+            FromWorker::Hello { protocol, .. } => Err(format!("a greeting of protocol {protocol}")),
+            FromWorker::StartFailed { body } => {
+                let body = self.body(body, inline)?;
+                let cause = pickle::decode_error(&body).map_err(|error| format!("{error:?}"))?.to_string();
+                self.start_failure = Some(cause);
+                self.kill();
+                Ok(())
+            }
+            FromWorker::Passed { seq } => {
+                self.lane.handle_passed(seq, Instant::now()).map_err(|violation| format!("{violation:?}"))
+            }
+            FromWorker::Reply { seq, ended, body, released, refs } => {
+                for index in released {
+                    self.outbox.on_released(index).map_err(|bad| bad.to_string())?;
+                }
+                let replied =
+                    self.lane.handle_reply(seq, Instant::now()).map_err(|violation| format!("{violation:?}"))?;
+                let body = self.body(body, inline)?;
+                self.replied(replied.call, ended, body, refs.into_iter().map(RefId).collect(), ctx)
+            }
+        }
+    }
+
+    fn body(&mut self, body: Body, inline: &[u8]) -> Result<Vec<u8>, String> {
+        match body.place().map_err(|malformed| malformed.to_string())? {
+            Place::Inline { .. } => Ok(inline.to_vec()),
+            Place::Block { index, len } => {
+                let taken = self.incoming.take(BlockName { index, len: len as u64 }).map_err(|bad| bad.to_string())?;
+                self.outbox.release(index);
+                Ok(taken)
+            }
+        }
+    }
+
+    /// The pool hears that the worker is free before the caller can call again.
+    fn replied(
+        &mut self,
+        call: CallId,
+        ended: Ended,
+        body: Vec<u8>,
+        refs: Vec<RefId>,
+        ctx: &Context<Self>,
+    ) -> Result<(), String> {
+        let Some(request) = self.requests.remove(&call).filter(|request| !request.promise.is_abandoned()) else {
+            self.free(refs);
+            self.lease_over(call, 0);
+            return Ok(());
+        };
+        let hold = Arc::clone(&request.hold);
+        let answer = match ended {
+            Ended::Value if !hold.admit_refs(refs.len()) => {
+                self.free(refs);
+                self.lease_over(call, 0);
+                Err(Error::RefLimit { session: hold.id().clone(), limit: hold.state.max_refs, ran: Ran::Yes })
+            }
+            Ended::Value => {
+                self.lease_over(call, refs.len());
+                if !refs.is_empty() {
+                    let (session, worker) = (hold.key().clone(), self.id.clone());
+                    self.registry.do_send(RefsMade { session, worker, ids: refs.clone() });
+                }
+                Ok(Reply::new(body, self.id.clone(), ctx.address(), hold, refs))
+            }
+            Ended::Raised | Ended::NoSuchRef | Ended::Unsendable => {
+                let error = self.failure(ended, &body, &request).map_err(|error| format!("{error:?}"))?;
+                self.lease_over(call, 0);
+                Err(error)
+            }
+        };
+        request.promise.answer(answer);
+        Ok(())
+    }
+
+    fn failure(&self, ended: Ended, body: &[u8], request: &Request) -> Result<Error, DecodeError> {
+        Ok(match ended {
+            Ended::NoSuchRef => Error::RefNotFound {
+                id: RefId(pickle::decode_plain(body)?),
+                session: request.hold.id().clone(),
+                why: "its worker has let go of it".into(),
+            },
+            Ended::Unsendable => {
+                let (path, expected, found) = pickle::decode_plain(body)?;
+                ConvertError { path, expected, found, ran: Ran::Yes }.into()
+            }
+            Ended::Raised | Ended::Value => Error::Python(Arc::new(pickle::decode_error(body)?)),
+        })
+    }
+
+    fn free(&mut self, refs: Vec<RefId>) {
+        if !refs.is_empty() {
+            let refs = refs.into_iter().map(|id| id.0).collect();
+            self.outbox.send(|released| ToWorker::Free { refs, released }, &self.page);
+        }
+    }
+
+    // ---- its end
+
+    /// Takes one message in; `false` if there is none, or will be none.
+    fn poll_message(&mut self, task: &mut TaskContext<'_>, ctx: &Context<Self>) -> bool {
+        if self.closed {
+            return false;
+        }
+        match self.outbox.poll_recv(task, &mut self.inbox) {
+            Poll::Ready(Ok(0)) => {
+                // A process that closes its socket serves nobody any more.
+                self.closed = true;
+                self.kill();
+                false
+            }
+            Poll::Ready(Ok(length)) => {
+                self.on_message(length, ctx);
+                true
+            }
+            Poll::Ready(Err(error)) => {
+                self.closed = true;
+                self.distrust(error.to_string());
+                false
+            }
+            Poll::Pending => false,
+        }
+    }
+
+    /// Its exit was seen and its socket read to the end; how it ended may take a moment more.
+    fn on_exit_seen(&mut self) {
+        if let Some(exit) = self.exit {
+            self.judge(exit);
+        } else if let Phase::Starting | Phase::Serving = self.phase {
+            self.phase = Phase::Exited { judged_by: Instant::now() + STATUS_WAIT };
+            self.perform();
+        }
+    }
+
+    /// The page says what had begun.
+    fn judge(&mut self, exit: Exit) {
+        if self.phase == Phase::Judged {
+            return;
+        }
+        let starting = !self.greeted;
+        self.phase = Phase::Judged;
+        self.watch = None;
+        self.kill();
+        let begun: Vec<u64> = (0..self.page.entries()).map(|entry| self.page.begun(entry)).collect();
+        let death = self.lane.handle_exit(&begun);
+        let stderr = self.output.stderr_tail();
+        for call in &death.returned {
+            if let Some(request) = self.requests.remove(call) {
+                self.send_back(request);
+            }
+        }
+        let cause = match &self.violation {
+            Some(what) => format!("killed, it broke the protocol: {what}"),
+            None if starting => format!("it ended while it started: {exit}\n{stderr}").trim_end().to_owned(),
+            None => exit.to_string(),
+        };
+        if let Some(cause) = self.start_failure.take() {
+            self.pool.do_send(StartFailed { worker: self.id.clone(), cause, permanent: true });
+            return;
+        }
+        self.pool.do_send(Died { worker: self.id.clone(), cause: cause.clone(), begun: death.over });
+        for call in death.returned {
+            self.pool.do_send(TakingBack::Passed { call, worker: self.id.clone() });
+        }
+        self.registry.do_send(WorkerLost { worker: self.id.clone() });
+        let error = match &self.violation {
+            Some(what) => Error::Protocol { worker: self.id.clone(), what: Arc::clone(what), ran: Ran::Maybe },
+            None => Error::WorkerCrashed(Arc::new(Crash { worker: self.id.clone(), cause, stderr })),
+        };
+        for call in death.crashed {
+            if let Some(request) = self.requests.remove(&call) {
+                request.promise.answer(Err(error.clone()));
+            }
+        }
+        self.perform();
+    }
+}
+
+impl Actor for WorkerActor {
+    type Context = Context<Self>;
+}
+
+impl OnTimer for WorkerActor {
+    fn on_timer(&mut self, _: &mut Context<Self>) {
+        let now = Instant::now();
+        self.lane.handle_timeout(now);
+        if let Phase::Exited { judged_by } = self.phase
+            && judged_by <= now
+        {
+            self.judge(Exit::UNKNOWN);
+        }
+        self.perform();
+    }
+}
+
+/// Moves messages in both directions and sees the exit; polled behind the mailbox.
+struct Pump;
+
+impl ActorFuture<WorkerActor> for Pump {
+    type Output = ();
+
+    fn poll(
+        self: Pin<&mut Self>,
+        actor: &mut WorkerActor,
+        ctx: &mut Context<WorkerActor>,
+        task: &mut TaskContext<'_>,
+    ) -> Poll<()> {
+        if actor.phase == Phase::Judged {
+            return Poll::Ready(());
+        }
+        actor.outbox.poll_flush(task, &actor.requests, &actor.page);
+        // Looked at before the last read: what was written before the exit is then read to its end,
+        // though a process that it forked may hold the socket open.
+        let exited =
+            actor.exit.is_some() || actor.watch.as_ref().is_some_and(|watch| watch.poll_dead(task).is_ready());
+        for _ in 0..BATCH {
+            if !actor.poll_message(task, ctx) {
+                if exited {
+                    actor.on_exit_seen();
+                }
+                return if actor.phase == Phase::Judged { Poll::Ready(()) } else { Poll::Pending };
+            }
+        }
+        task.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+/// A granted call.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Run(pub(crate) Request);
+
+impl Handler<Run> for WorkerActor {
+    type Result = ();
+
+    fn handle(&mut self, Run(request): Run, _: &mut Context<Self>) {
+        self.run(request);
+    }
+}
+
+/// The caller of that call has gone.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Abandon {
+    pub(crate) call: CallId,
+}
+
+impl Handler<Abandon> for WorkerActor {
+    type Result = ();
+
+    fn handle(&mut self, Abandon { call }: Abandon, _: &mut Context<Self>) {
+        self.lane.cancel(call, Instant::now());
+        self.perform();
+    }
+}
+
+/// See that the call does not begin.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct TakeBack {
+    pub(crate) call: CallId,
+}
+
+impl Handler<TakeBack> for WorkerActor {
+    type Result = ();
+
+    fn handle(&mut self, TakeBack { call }: TakeBack, _: &mut Context<Self>) {
+        self.lane.take_back(call, Instant::now());
+        self.perform();
+    }
+}
+
+/// A `TakeBack` that waits for its request waits in vain.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct DropTakeBack {
+    pub(crate) call: CallId,
+}
+
+impl Handler<DropTakeBack> for WorkerActor {
+    type Result = ();
+
+    fn handle(&mut self, DropTakeBack { call }: DropTakeBack, _: &mut Context<Self>) {
+        self.lane.drop_take_back(call);
+    }
+}
+
+/// Let go of these objects.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Free {
+    pub(crate) ids: Vec<RefId>,
+}
+
+impl Handler<Free> for WorkerActor {
+    type Result = ();
+
+    fn handle(&mut self, Free { ids }: Free, _: &mut Context<Self>) {
+        self.free(ids);
+    }
+}
+
+/// The decoder has found that it writes what no worker of ours writes.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Distrust {
+    pub(crate) what: Arc<str>,
+}
+
+impl Handler<Distrust> for WorkerActor {
+    type Result = ();
+
+    fn handle(&mut self, Distrust { what }: Distrust, _: &mut Context<Self>) {
+        self.distrust(what);
+    }
+}
+
+/// Nothing runs there and nothing will: let it exit by itself.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Stop;
+
+impl Handler<Stop> for WorkerActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Stop, _: &mut Context<Self>) {
+        self.outbox.send(|_| ToWorker::Stop, &self.page);
+    }
+}
+
+/// Kill it.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Kill;
+
+impl Handler<Kill> for WorkerActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Kill, _: &mut Context<Self>) {
+        self.kill();
+    }
+}
+
+/// Its process is there.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Forked {
+    pub(crate) pidfd: OwnedFd,
+}
+
+impl Handler<Forked> for WorkerActor {
+    type Result = ();
+
+    fn handle(&mut self, Forked { pidfd }: Forked, _: &mut Context<Self>) {
+        match DeathWatch::new(pidfd) {
+            Ok(watch) => self.watch = Some(watch),
+            // Without it its death would not be seen; the zygote still tells of it.
+            Err(error) => self.distrust(format!("the host cannot watch it: {error}")),
+        }
+        if self.lifeline.is_none() {
+            self.kill();
+        }
+    }
+}
+
+/// It has no process, or none that anyone knows of.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct NeverForked {
+    pub(crate) why: String,
+}
+
+impl Handler<NeverForked> for WorkerActor {
+    type Result = ();
+
+    fn handle(&mut self, NeverForked { why }: NeverForked, _: &mut Context<Self>) {
+        if self.phase != Phase::Judged {
+            self.phase = Phase::Judged;
+            self.kill();
+            self.pool.do_send(StartFailed { worker: self.id.clone(), cause: why, permanent: false });
+        }
+    }
+}
+
+/// The zygote has reaped it.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Exited {
+    pub(crate) exit: Exit,
+}
+
+impl Handler<Exited> for WorkerActor {
+    type Result = ();
+
+    fn handle(&mut self, Exited { exit }: Exited, _: &mut Context<Self>) {
+        self.exit = Some(exit);
+    }
+}
+
+/// No request can be on its way here any more.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Retire;
+
+impl Handler<Retire> for WorkerActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Retire, ctx: &mut Context<Self>) {
+        ctx.stop();
+    }
+}

@@ -1,0 +1,163 @@
+//! Starting a bridge: which thread it lives on, its pools, and what becomes of a start that fails half-way.
+
+use super::bridge::SnakeBridge;
+use crate::actors::core::{Core, Life, PoolEntry};
+use crate::actors::directory::Directory;
+use crate::actors::pool::{PoolSupervisor, Setup};
+use crate::actors::registry::{Introduce, Registry};
+use crate::config::{Config, PoolConfig};
+use crate::error::{Error, Ran, Result};
+use crate::event::Fact;
+use crate::id::PoolName;
+use crate::observe::Events;
+use actix::prelude::*;
+use actix_rt::{Arbiter, ArbiterHandle};
+use futures::future::try_join_all;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use tokio::sync::oneshot;
+
+/// Builds a bridge: see [`SnakeBridge::builder`].
+#[derive(Clone, Debug, Default)]
+pub struct Builder {
+    config: Config,
+    dedicated_thread: bool,
+    thread_per_pool: bool,
+}
+
+impl Builder {
+    /// Replaces the whole configuration; pools added after it are added to it.
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Adds a pool; the first one is the default.
+    pub fn pool(mut self, pool: PoolConfig) -> Self {
+        self.config = self.config.pool(pool);
+        self
+    }
+
+    /// Makes another than the first pool the default.
+    pub fn default_pool(mut self, name: impl Into<PoolName>) -> Self {
+        self.config = self.config.default_pool(name);
+        self
+    }
+
+    /// Gives the bridge a thread of its own, so that nothing which blocks the calling arbiter can
+    /// delay it. Costs two wake-ups a call. Outside an actix `System` it is always so.
+    pub fn dedicated_thread(mut self) -> Self {
+        self.dedicated_thread = true;
+        self
+    }
+
+    /// Gives each pool, with its workers, a thread of its own.
+    pub fn thread_per_pool(mut self) -> Self {
+        self.thread_per_pool = true;
+        self
+    }
+
+    /// Starts the bridge; resolves when every slot of every pool has its worker ready.
+    ///
+    /// # Errors
+    /// `Config` for a configuration that makes no sense, `Spawn` if no interpreter is found or
+    /// workers cannot be started. Nothing is left running then.
+    pub fn start(self) -> impl Future<Output = Result<SnakeBridge>> + Send + 'static {
+        async move {
+            self.config.validate()?;
+            let (started, outcome) = oneshot::channel();
+            match Arbiter::try_current().filter(|_| !self.dedicated_thread) {
+                Some(arbiter) => {
+                    let home = arbiter.clone();
+                    arbiter.spawn(async move {
+                        // Nobody waits any more: what was started is dropped, and so stops.
+                        let _unclaimed = started.send(self.launch(home).await);
+                    });
+                }
+                None => self.launch_on_thread(started)?,
+            }
+            match outcome.await {
+                Ok(life) => Ok(SnakeBridge::new(life?)),
+                Err(_) => Err(Error::internal("the thread of the bridge ended while it started", Ran::No)),
+            }
+        }
+    }
+
+    fn launch_on_thread(self, started: oneshot::Sender<Result<Arc<Life>>>) -> Result<()> {
+        let (send_thread, thread) = std::sync::mpsc::sync_channel(1);
+        let spawned = std::thread::Builder::new().name("snakebridge".into()).spawn(move || {
+            actix_rt::System::new().block_on(async move {
+                let launched = self.launch(Arbiter::current()).await;
+                if let Ok(life) = &launched
+                    && let Ok(thread) = thread.recv()
+                {
+                    life.core.own_thread(thread);
+                }
+                let core = launched.as_ref().ok().map(|life| Arc::clone(&life.core));
+                let _unclaimed = started.send(launched);
+                if let Some(core) = core {
+                    core.until_stopped().await;
+                }
+            });
+        });
+        match spawned {
+            Ok(thread) => {
+                // The thread reads it once it has launched; if it failed before that, nobody does.
+                let _failed = send_thread.send(thread);
+                Ok(())
+            }
+            Err(error) => Err(Error::Spawn(format!("no thread for the bridge: {error}").into())),
+        }
+    }
+
+    /// Runs on the arbiter that the bridge lives on.
+    async fn launch(self, arbiter: ArbiterHandle) -> Result<Arc<Life>> {
+        let events = Events::new();
+        let directory = Arc::new(Directory::new(&self.config));
+        let registry = Registry::create({
+            let (directory, events) = (Arc::clone(&directory), events.clone());
+            let cleanup_log = self.config.session_cleanup_log_level;
+            move |ctx| Registry::new(directory, events, cleanup_log, ctx)
+        });
+
+        let ref_spaces = Arc::new(AtomicU64::new(0));
+        let (mut entries, mut ready) = (BTreeMap::new(), Vec::new());
+        for config in &self.config.pools {
+            let config = Arc::new(config.clone());
+            let (when_ready, is_ready) = oneshot::channel();
+            let setup = Setup {
+                config: Arc::clone(&config),
+                registry: registry.clone(),
+                events: events.clone(),
+                ref_spaces: Arc::clone(&ref_spaces),
+                when_ready,
+            };
+            let thread = self.thread_per_pool.then(Arbiter::new);
+            let addr = match &thread {
+                Some(thread) => {
+                    PoolSupervisor::start_in_arbiter(&thread.handle(), move |ctx| PoolSupervisor::new(setup, ctx))
+                }
+                None => PoolSupervisor::create(move |ctx| PoolSupervisor::new(setup, ctx)),
+            };
+            entries.insert(config.name.clone(), PoolEntry { addr, config, thread });
+            ready.push(async {
+                let stopped = || Err(Error::internal("a pool stopped while it started", Ran::No));
+                is_ready.await.unwrap_or_else(|_| stopped())
+            });
+        }
+        registry.do_send(Introduce(entries.iter().map(|(name, pool)| (name.clone(), pool.addr.clone())).collect()));
+        let core = Core::new(entries, &self.config, arbiter, registry, directory, events);
+        let life = Arc::new(Life { core: Arc::new(core) });
+
+        if let Err(error) = try_join_all(ready).await {
+            let core = Arc::clone(&life.core);
+            drop(life);
+            core.until_stopped().await;
+            return Err(error);
+        }
+        let pools = life.core.pools.keys().cloned().collect();
+        life.core.events.emit(Fact::BridgeStarted { pools });
+        Ok(life)
+    }
+}

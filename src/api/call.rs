@@ -1,0 +1,455 @@
+//! A call: built, then awaited; nothing of it leaves before its first poll.
+
+use super::args::{Args, IntoArgs};
+use super::bridge::Auto;
+use super::session::Inner as SessionInner;
+use crate::actors::core::Life;
+use crate::actors::hold::Hold;
+use crate::actors::refusal;
+use crate::actors::request::{Place, Promise, Reply, Request};
+use crate::actors::session::{self, GiveUp};
+use crate::config::{Affinity, SessionOptions};
+use crate::error::{Error, Ran, Result};
+use crate::id::{CallId, PoolName, SessionId};
+use crate::pickle::{self, Budget, DecodeError, Fragment};
+use crate::rules::address::{RefAddress, address};
+use crate::value::{PyRef, RefSource, Value};
+use crate::wire::{Plan, Step};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::fmt;
+use std::future::{Future, IntoFuture};
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+/// A call that is not yet made: set what differs from the defaults, then await it, or one of
+/// [`extract`](Self::extract), [`into_ref`](Self::into_ref), [`discard`](Self::discard).
+///
+/// Awaited as it is, it gives a `R`: a [`Value`] unless its maker said otherwise.
+///
+/// ```no_run
+/// # use snakebridge::{Affinity, PyRef, SnakeBridge, Value};
+/// # use std::time::Duration;
+/// # async fn example(py: SnakeBridge) -> snakebridge::Result<()> {
+/// let value: Value = py.call("json", "loads", ("[1, 2]",)).await?;
+/// let rounded: f64 = py.call("builtins", "round", (2.5159,)).kwarg("ndigits", 2).extract().await?;
+/// let path: PyRef = py
+///     .call("pathlib", "Path", (".",))
+///     .affinity(Affinity::StrictFailFast)
+///     .timeout(Duration::from_secs(5))
+///     .into_ref()
+///     .await?;
+/// // a chain is one message
+/// let parent: String =
+///     py.call("pathlib", "Path", ("/a/b.c",)).getattr("parent").call_method("as_posix", ()).extract().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "a call does nothing until it is awaited"]
+pub struct Call<R = Value> {
+    draft: Box<Draft>,
+    finish: Finish<R>,
+}
+
+/// Whose call it is.
+pub(crate) enum Origin {
+    Bridge { life: Arc<Life>, auto: Arc<Auto> },
+    Session(Arc<SessionInner>),
+    /// Of an object; its session is that of the call.
+    Ref(Arc<Hold>),
+}
+
+impl Origin {
+    fn life(&self) -> &Arc<Life> {
+        match self {
+            Self::Bridge { life, .. } => life,
+            Self::Session(session) => session.life(),
+            Self::Ref(hold) => &hold.life,
+        }
+    }
+}
+
+struct Draft {
+    origin: Origin,
+    receiver: Option<PyRef>,
+    steps: Vec<(Step, Args)>,
+    session: Option<SessionId>,
+    pool: Option<PoolName>,
+    affinity: Option<Affinity>,
+    timeout: Option<Duration>,
+    queue_timeout: Option<Duration>,
+}
+
+/// What is asked of Python, and what is made of the answer.
+struct Finish<R> {
+    want: Want,
+    decode: Decode<R>,
+}
+
+type Decode<R> = fn(&[u8], &RefSource, &Budget) -> Result<R, DecodeError>;
+
+/// A mode of the codec, and for a type its shape.
+struct Want(Vec<u8>);
+
+impl Want {
+    fn value() -> Self {
+        Self(vec![0])
+    }
+
+    fn reference() -> Self {
+        Self(vec![1])
+    }
+
+    fn discard() -> Self {
+        Self(vec![2])
+    }
+
+    fn extract<T: DeserializeOwned + 'static>() -> Self {
+        let shape = pickle::shape_of::<T>();
+        let mut bytes = Vec::with_capacity(1 + shape.len());
+        bytes.push(3);
+        bytes.extend_from_slice(&shape);
+        Self(bytes)
+    }
+}
+
+impl<R> Call<R> {
+    fn as_wanted<S>(self, want: Want, decode: Decode<S>) -> Call<S> {
+        Call { draft: self.draft, finish: Finish { want, decode } }
+    }
+
+    fn last(&mut self) -> &mut Args {
+        &mut self.draft.steps.last_mut().expect("a call has a first step").1
+    }
+
+    fn edit_last(mut self, edit: impl FnOnce(Args) -> Args) -> Self {
+        let args = std::mem::take(self.last());
+        *self.last() = edit(args);
+        self
+    }
+
+    /// Adds a keyword argument, to the last step.
+    pub fn kwarg(self, key: impl Into<String>, value: impl Serialize) -> Self {
+        self.edit_last(|args| args.kwarg(key, value))
+    }
+
+    /// Adds each entry of a map, or field of a struct, as a keyword argument of the last step.
+    pub fn kwargs(self, entries: impl Serialize) -> Self {
+        self.edit_last(|args| args.kwargs(entries))
+    }
+
+    /// The pool. Default: that of the refs that the call carries, else the bridge's default pool.
+    pub fn pool(mut self, name: impl Into<PoolName>) -> Self {
+        self.draft.pool = Some(name.into());
+        self
+    }
+
+    /// How it chooses its worker. Default: as its pool says.
+    pub fn affinity(mut self, affinity: Affinity) -> Self {
+        self.draft.affinity = Some(affinity);
+        self
+    }
+
+    /// The session. Default: the `Session` it is made on, else that of the refs that it carries,
+    /// else the automatic session of its handle.
+    pub fn session(mut self, id: impl Into<SessionId>) -> Self {
+        self.draft.session = Some(id.into());
+        self
+    }
+
+    /// How long it may take, its wait included. Default: as its pool says.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.draft.timeout = Some(timeout);
+        self
+    }
+
+    /// How long it may wait for a worker. Default: as its pool says.
+    pub fn queue_timeout(mut self, timeout: Duration) -> Self {
+        self.draft.queue_timeout = Some(timeout);
+        self
+    }
+
+    fn then(mut self, step: Step, args: impl IntoArgs) -> Call {
+        self.draft.steps.push((step, args.into_args()));
+        Call { draft: self.draft, finish: Finish::value() }
+    }
+
+    /// Then calls a method of the result; the name may be dotted.
+    pub fn call_method(self, name: impl Into<String>, args: impl IntoArgs) -> Call {
+        self.then(Step::Method { name: name.into() }, args)
+    }
+
+    /// Then reads an attribute of the result; the name may be dotted.
+    pub fn getattr(self, name: impl Into<String>) -> Call {
+        self.then(Step::GetAttr { name: name.into() }, ())
+    }
+
+    /// Then reads an item of the result.
+    pub fn get_item(self, key: impl Serialize) -> Call {
+        self.then(Step::GetItem, (key,))
+    }
+
+    /// Then calls the result itself.
+    pub fn call_with(self, args: impl IntoArgs) -> Call {
+        self.then(Step::Call, args)
+    }
+
+    /// Converts the result into any type that serde can deserialise.
+    ///
+    /// # Errors
+    /// Awaited: `Convert` if the result does not fit without loss; else see [`enum@Error`].
+    pub fn extract<T: DeserializeOwned + Send + 'static>(self) -> CallFuture<T> {
+        CallFuture::new(self.draft, Finish { want: Want::extract::<T>(), decode: pickle::decode::<T> })
+    }
+
+    /// Keeps the result in Python, whatever it is.
+    ///
+    /// # Errors
+    /// Awaited: see [`enum@Error`].
+    pub fn into_ref(self) -> CallFuture<PyRef> {
+        CallFuture::new(self.draft, Finish { want: Want::reference(), decode: decode_ref })
+    }
+
+    /// Drops the result in Python.
+    ///
+    /// # Errors
+    /// Awaited: see [`enum@Error`].
+    pub fn discard(self) -> CallFuture<()> {
+        CallFuture::new(self.draft, Finish { want: Want::discard(), decode: |_, _, _| Ok(()) })
+    }
+}
+
+impl Finish<Value> {
+    fn value() -> Self {
+        Self { want: Want::value(), decode: pickle::decode_value }
+    }
+}
+
+fn decode_ref(body: &[u8], refs: &RefSource, budget: &Budget) -> Result<PyRef, DecodeError> {
+    let value = pickle::decode_value(body, refs, budget)?;
+    value.into_pyref().ok_or_else(|| DecodeError::Malformed("a ref was asked for, and a value came".to_owned()))
+}
+
+impl Call<Value> {
+    pub(crate) fn new(origin: Origin, step: Step, args: impl IntoArgs) -> Self {
+        Self::drafted(origin, None, step, args)
+    }
+
+    pub(crate) fn on(receiver: PyRef, hold: Arc<Hold>, step: Step, args: impl IntoArgs) -> Self {
+        Self::drafted(Origin::Ref(hold), Some(receiver), step, args)
+    }
+
+    fn drafted(origin: Origin, receiver: Option<PyRef>, step: Step, args: impl IntoArgs) -> Self {
+        let draft = Draft {
+            origin,
+            receiver,
+            steps: vec![(step, args.into_args())],
+            session: None,
+            pool: None,
+            affinity: None,
+            timeout: None,
+            queue_timeout: None,
+        };
+        Self { draft: Box::new(draft), finish: Finish::value() }
+    }
+
+    pub(crate) fn wanting_ref(self) -> Call<PyRef> {
+        self.as_wanted(Want::reference(), decode_ref)
+    }
+
+    pub(crate) fn wanting_nothing(self) -> Call<()> {
+        self.as_wanted(Want::discard(), |_, _, _| Ok(()))
+    }
+
+    pub(crate) fn wanting<T: DeserializeOwned + Send + 'static>(self) -> Call<T> {
+        self.as_wanted(Want::extract::<T>(), pickle::decode::<T>)
+    }
+}
+
+impl<R> IntoFuture for Call<R> {
+    type Output = Result<R>;
+    type IntoFuture = CallFuture<R>;
+
+    fn into_future(self) -> CallFuture<R> {
+        CallFuture::new(self.draft, self.finish)
+    }
+}
+
+impl<R> fmt::Debug for Call<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.draft.steps.iter().map(|(step, _)| step)).finish()
+    }
+}
+
+impl Draft {
+    /// Sends the call on its way.
+    fn submit(self, want: &Want) -> Result<Waiting> {
+        let Self { origin, receiver, mut steps, session, pool, affinity, timeout, queue_timeout } = self;
+        let life = Arc::clone(origin.life());
+        let core = &life.core;
+        if let Some(error) = steps.iter_mut().find_map(|(_, args)| args.error.take()) {
+            return Err(error.into());
+        }
+        if core.is_stopping() {
+            return Err(Error::ShuttingDown { ran: Ran::No });
+        }
+
+        let (plan, body) = assemble(receiver, steps, want);
+        let mut ref_hold = None;
+        let mut addresses = Vec::new();
+        for handle in &body.refs {
+            let hold = hold_of(handle, &life)?;
+            addresses.push(RefAddress {
+                id: handle.id(),
+                session: handle.key().clone(),
+                worker: handle.worker().clone(),
+            });
+            ref_hold.get_or_insert(hold);
+        }
+        let named = match (&session, &origin) {
+            (Some(id), _) => Some(id),
+            (None, Origin::Session(session)) => Some(session.id()),
+            (None, Origin::Bridge { .. } | Origin::Ref(_)) => None,
+        };
+        let address = address(named, pool.as_ref(), &addresses, core.pool_names(), &core.default_pool)
+            .map_err(refusal::misaddressed)?;
+
+        let hold = match (ref_hold, &session, &origin) {
+            (Some(hold), _, _) | (None, None, Origin::Ref(hold)) => hold.clone(),
+            (None, Some(id), _) => core.directory.hold(id, false, &SessionOptions::new(), &life)?,
+            (None, None, Origin::Session(session)) => session.hold()?,
+            (None, None, Origin::Bridge { auto, .. }) => auto.hold(&life)?,
+        };
+        let pool = core.pool(&address.pool)?;
+        let timeout = timeout.or(pool.config.timeout).or(core.timeout);
+        let call = core.next_call();
+        let (promise, answer, place) = Promise::new();
+        let actor = hold.actor.clone();
+        actor.do_send(session::Call(Request {
+            call,
+            pool: address.pool,
+            pool_addr: pool.addr.clone(),
+            affinity,
+            pinned_to: address.pinned_to,
+            // A timeout beyond the end of the clock is none.
+            deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
+            timeout,
+            queue_timeout,
+            plan: plan.encode().into(),
+            body: body.bytes,
+            refs: body.refs,
+            hold,
+            promise,
+        }));
+        Ok(Waiting { call, answer, place, actor, over: false })
+    }
+}
+
+/// The session of a ref that may be used in a call of this bridge.
+fn hold_of(handle: &PyRef, life: &Arc<Life>) -> Result<Arc<Hold>> {
+    let hold = handle.hold();
+    let gone = |why: &str| Error::RefNotFound { id: handle.id(), session: handle.session().clone(), why: why.into() };
+    if !Arc::ptr_eq(&hold.life, life) {
+        let what = format!("{} of worker {} belongs to another bridge", handle.id(), handle.worker());
+        return Err(Error::RefsOnDifferentWorkers { what: what.into() });
+    }
+    if handle.is_released() {
+        return Err(gone("it was released"));
+    }
+    if hold.state.has_ended() {
+        return Err(gone("its session has ended"));
+    }
+    Ok(hold)
+}
+
+/// The plan and the body of a call; see `wire::Plan` for the two forms of a body.
+fn assemble(receiver: Option<PyRef>, mut steps: Vec<(Step, Args)>, want: &Want) -> (Plan, pickle::Body) {
+    let long = steps.len() > 1 || steps.iter().any(|(_, args)| !args.keywords.is_empty());
+    let receiver = receiver.as_ref().map(Fragment::of_ref);
+    let body = if long {
+        let pairs = steps.iter_mut().map(|(_, args)| {
+            let keywords = match args.keywords.is_empty() {
+                true => Fragment::none(),
+                false => Fragment::dict(args.keywords.iter_mut().map(|(key, value)| (&**key, std::mem::take(value)))),
+            };
+            Fragment::tuple([Fragment::tuple(std::mem::take(&mut args.positional)), keywords])
+        });
+        let pairs = Fragment::tuple(pairs.collect::<Vec<_>>());
+        Fragment::tuple([receiver.unwrap_or_else(Fragment::none), pairs])
+    } else {
+        let arguments = steps.iter_mut().flat_map(|(_, args)| std::mem::take(&mut args.positional));
+        Fragment::tuple(receiver.into_iter().chain(arguments))
+    };
+    let steps = steps.into_iter().map(|(step, _)| step).collect();
+    (Plan { long, steps, want: want.0.clone() }, body.into_body())
+}
+
+/// A call on its way. Dropped before its end, it gives the call up.
+struct Waiting {
+    call: CallId,
+    answer: oneshot::Receiver<Result<Reply>>,
+    place: Place,
+    actor: actix::Addr<session::SessionActor>,
+    over: bool,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if !self.over {
+            // Closed first, so that whoever hears of it sees that nobody waits.
+            self.answer.close();
+            self.actor.do_send(GiveUp { call: self.call, place: self.place.clone() });
+        }
+    }
+}
+
+/// A call that is being made: submitted at its first poll, given up when dropped.
+#[must_use = "a call does nothing until it is awaited"]
+pub struct CallFuture<R> {
+    state: State,
+    finish: Finish<R>,
+    result: PhantomData<fn() -> R>,
+}
+
+enum State {
+    Draft(Box<Draft>),
+    Waiting(Waiting),
+    Over,
+}
+
+impl<R> CallFuture<R> {
+    fn new(draft: Box<Draft>, finish: Finish<R>) -> Self {
+        Self { state: State::Draft(draft), finish, result: PhantomData }
+    }
+}
+
+impl<R> Future for CallFuture<R> {
+    type Output = Result<R>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<R>> {
+        let this = &mut *self;
+        if let State::Draft(_) = this.state
+            && let State::Draft(draft) = std::mem::replace(&mut this.state, State::Over)
+        {
+            this.state = State::Waiting(draft.submit(&this.finish.want)?);
+        }
+        let State::Waiting(waiting) = &mut this.state else { panic!("a call was polled after its end") };
+        let answer = ready!(Pin::new(&mut waiting.answer).poll(cx));
+        waiting.over = true;
+        this.state = State::Over;
+        Poll::Ready(match answer {
+            Ok(reply) => reply.and_then(|reply| reply.decode(this.finish.decode)),
+            Err(_) => Err(Error::ShuttingDown { ran: Ran::Maybe }),
+        })
+    }
+}
+
+impl<R> fmt::Debug for CallFuture<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CallFuture")
+    }
+}

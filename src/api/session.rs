@@ -1,0 +1,140 @@
+//! The handle of a session.
+
+use super::args::IntoArgs;
+use super::bridge::end_session;
+use super::call::{Call, Origin};
+use crate::actors::core::Life;
+use crate::actors::hold::Hold;
+use crate::actors::pool::HomeOf;
+use crate::actors::session::ResetAll;
+use crate::config::SessionOptions;
+use crate::error::{Error, Ran, Result};
+use crate::id::{PoolName, SessionId, WorkerId};
+use crate::value::PyRef;
+use crate::wire::Step;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::oneshot;
+
+/// A session: calls made on it come back to the worker that holds their state, one in each pool.
+///
+/// Clones, and other handles of the same id, are the same session. It begins with its first call and
+/// ends with [`release`](Self::release), or its TTL after the last handle, ref and call of it went.
+#[derive(Clone)]
+pub struct Session(Arc<Inner>);
+
+pub(crate) struct Inner {
+    id: SessionId,
+    options: SessionOptions,
+    life: Arc<Life>,
+    hold: Mutex<Option<Arc<Hold>>>,
+}
+
+impl Inner {
+    pub(crate) fn life(&self) -> &Arc<Life> {
+        &self.life
+    }
+
+    pub(crate) fn id(&self) -> &SessionId {
+        &self.id
+    }
+
+    /// The session, started if need be: anew, when it was released or has expired.
+    pub(crate) fn hold(&self) -> Result<Arc<Hold>> {
+        let mut kept = self.hold.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(hold) = &*kept
+            && !hold.state.has_ended()
+        {
+            return Ok(Arc::clone(hold));
+        }
+        let hold = self.life.core.directory.hold(&self.id, false, &self.options, &self.life)?;
+        *kept = Some(Arc::clone(&hold));
+        Ok(hold)
+    }
+}
+
+impl Session {
+    pub(crate) fn new(id: SessionId, options: SessionOptions, life: Arc<Life>) -> Self {
+        Self(Arc::new(Inner { id, options, life, hold: Mutex::new(None) }))
+    }
+
+    fn origin(&self) -> Origin {
+        Origin::Session(Arc::clone(&self.0))
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &SessionId {
+        &self.0.id
+    }
+
+    /// As [`SnakeBridge::call`](crate::SnakeBridge::call), in this session.
+    ///
+    /// # Errors
+    /// Awaited: see [`enum@Error`].
+    pub fn call(&self, module: impl Into<String>, function: impl Into<String>, args: impl IntoArgs) -> Call {
+        Call::new(self.origin(), Step::Function { module: module.into(), name: function.into() }, args)
+    }
+
+    /// As [`SnakeBridge::get`](crate::SnakeBridge::get), in this session.
+    ///
+    /// # Errors
+    /// Awaited: see [`enum@Error`].
+    pub fn get(&self, module: impl Into<String>, name: impl Into<String>) -> Call {
+        Call::new(self.origin(), Step::Global { module: module.into(), name: name.into() }, ())
+    }
+
+    /// As [`SnakeBridge::import`](crate::SnakeBridge::import), in this session.
+    ///
+    /// # Errors
+    /// Awaited: see [`enum@Error`].
+    pub fn import(&self, module: impl Into<String>) -> Call<PyRef> {
+        Call::new(self.origin(), Step::Module { name: module.into() }, ()).wanting_ref()
+    }
+
+    /// The worker that the session prefers in that pool, also when it is gone; `None` before its
+    /// first call there.
+    pub fn home(&self, pool: impl Into<PoolName>) -> impl Future<Output = Option<WorkerId>> + Send + 'static {
+        let core = &self.0.life.core;
+        let asked = core.pools.get(&pool.into()).zip(core.directory.find(&self.0.id)).map(|(pool, (state, _))| {
+            pool.addr.send(HomeOf { session: state.key.clone() })
+        });
+        async move { asked?.await.ok().flatten() }
+    }
+
+    /// Forgets homes that are missing or tainted, and lost refs, so that strict calls find a new
+    /// home; never a healthy home. Calls that wait are routed again.
+    ///
+    /// # Errors
+    /// `ShuttingDown`.
+    pub fn reset(&self) -> impl Future<Output = Result<()>> + Send + 'static {
+        let actor = self.0.life.core.directory.find(&self.0.id).map(|(_, actor)| actor);
+        let stopping = self.0.life.core.is_stopping();
+        async move {
+            if stopping {
+                return Err(Error::ShuttingDown { ran: Ran::No });
+            }
+            let Some(actor) = actor else { return Ok(()) };
+            let (done, all_done) = oneshot::channel::<()>();
+            actor.do_send(ResetAll { done: Arc::new(done) });
+            // Dropped, never sent: by the last of the pools to have done it.
+            let _dropped = all_done.await;
+            Ok(())
+        }
+    }
+
+    /// Ends the session: calls that wait get `Cancelled`, running ones finish, its objects are freed
+    /// in every worker and pool. Resolves when nothing of it is left. A later call of the same id
+    /// starts a new session.
+    ///
+    /// # Errors
+    /// `ShuttingDown`.
+    pub fn release(&self) -> impl Future<Output = Result<()>> + Send + 'static {
+        end_session(Arc::clone(&self.0.life), Some(self.0.id.clone()))
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Session").field(&self.0.id).finish()
+    }
+}

@@ -1,0 +1,55 @@
+//! What a call does in Python, apart from its arguments: the same bytes for the same call site.
+
+use super::layout;
+use bincode::{Decode, Encode};
+
+/// The steps of a call, each on the result of the one before, and what is wanted of the last.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct Plan {
+    /// Whether the body is a pair of the object that the first step works on (`None` without one)
+    /// and a list with `(args, kwargs)` for each step; otherwise it is the positional arguments of
+    /// the only step, after the object if it works on one.
+    pub(crate) long: bool,
+    pub(crate) steps: Vec<Step>,
+    /// What the codec is asked for: a mode, and the shape of the type.
+    pub(crate) want: Vec<u8>,
+}
+
+/// One step. Names may be dotted.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) enum Step {
+    /// `module.name(*args, **kwargs)`
+    Function { module: String, name: String },
+    /// `module.name`
+    Global { module: String, name: String },
+    /// the module itself
+    Module { name: String },
+    /// the object itself
+    Itself,
+    /// `object(*args, **kwargs)`
+    Call,
+    /// `object.name(*args, **kwargs)`
+    Method { name: String },
+    /// `object.name`
+    GetAttr { name: String },
+    /// `object.name = args[0]`
+    SetAttr { name: String },
+    /// `object[args[0]]`
+    GetItem,
+    /// `object[args[0]] = args[1]`
+    SetItem,
+    /// `del object[args[0]]`
+    DelItem,
+    /// `len(object)`
+    Len,
+    /// `str(object)`
+    Str,
+    /// `repr(object)`
+    Repr,
+}
+
+impl Plan {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        bincode::encode_to_vec(self, layout()).expect("a vector takes any plan")
+    }
+}

@@ -1,0 +1,170 @@
+"""What a call does, compiled once for each call site.
+
+A plan is a list of steps, each on the result of the one before, and what is wanted of the last. The
+host sends its bytes with each call; ``Plans`` keeps what was made of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import struct
+import sys
+from functools import reduce
+from typing import Any, Callable
+
+_U64 = struct.Struct("<Q")
+_U32 = struct.Struct("<I")
+
+#: Call sites are few; a host that makes names up must not make a worker grow.
+MOST_PLANS = 4096
+
+FUNCTION, GLOBAL, MODULE, ITSELF, CALL, METHOD, GETATTR, SETATTR, GETITEM, SETITEM, DELITEM, LEN, STR, REPR = range(14)
+_TEXTS = {FUNCTION: 2, GLOBAL: 2, MODULE: 1, METHOD: 1, GETATTR: 1, SETATTR: 1}
+
+
+class Plan:
+    """``run(body)`` makes the result; ``want`` says what the codec makes of it."""
+
+    __slots__ = ("run", "want")
+
+    def __init__(self, run: Callable[[Any], Any], want: bytes) -> None:
+        self.run = run
+        self.want = want
+
+
+class Plans:
+    """The plans of this worker, by their bytes."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Plan] = {}
+
+    def find(self, raw: bytes) -> Plan:
+        """The plan of these bytes. Imports nothing: that is part of running it."""
+        plan = self._known.get(raw)
+        if plan is None:
+            if len(self._known) >= MOST_PLANS:
+                self._known.clear()
+            plan = self._known[raw] = parse(raw)
+        return plan
+
+
+def parse(raw: bytes) -> Plan:
+    """Reads a plan: whether it is long, its steps, its want."""
+    long, at = raw[0], 1
+    (count,) = _U64.unpack_from(raw, at)
+    at += 8
+    steps = []
+    for _ in range(count):
+        (kind,) = _U32.unpack_from(raw, at)
+        at += 4
+        texts = []
+        for _ in range(_TEXTS.get(kind, 0)):
+            text, at = _bytes(raw, at)
+            texts.append(text.decode())
+        steps.append((kind, *texts))
+    want, at = _bytes(raw, at)
+    if long:
+        compiled = [_step(*step) for step in steps]
+        return Plan(lambda body: _run_long(compiled, body), want)
+    return Plan(_short(*steps[0]), want)
+
+
+def _bytes(raw: bytes, at: int) -> tuple[bytes, int]:
+    (length,) = _U64.unpack_from(raw, at)
+    return raw[at + 8 : at + 8 + length], at + 8 + length
+
+
+def _run_long(steps: list[Callable[[Any, tuple, dict], Any]], body: Any) -> Any:
+    target, arguments = body
+    for step, (args, kwargs) in zip(steps, arguments):
+        target = step(target, args, kwargs or {})
+    return target
+
+
+def _finder(module: str, name: str) -> Callable[[], Any]:
+    """Finds ``module.name`` anew at each call: a module may be patched or reloaded."""
+    modules, names, imported = sys.modules, name.split("."), False
+
+    def find() -> Any:
+        nonlocal imported
+        # Only the import itself waits for a module that another thread has half loaded.
+        found = modules.get(module) if imported else None
+        if found is None:
+            found = importlib.import_module(module)
+            imported = True
+        return reduce(getattr, names, found)
+
+    return find
+
+
+def _short(kind: int, *texts: str) -> Callable[[Any], Any]:
+    """A plan of one step without keywords: the commonest, so each gets the shortest way."""
+    if kind == FUNCTION:
+        module, name = texts
+        if "." not in name:
+            return _plain_function(module, name)
+        find = _finder(module, name)
+        return lambda args: find()(*args)
+    if kind == METHOD and "." not in texts[0]:
+        (name,) = texts
+        return lambda args: getattr(args[0], name)(*args[1:])
+    step = _step(kind, *texts)
+    if kind in (GLOBAL, MODULE):
+        return lambda args: step(None, args, {})
+    return lambda args: step(args[0], args[1:], {})
+
+
+def _plain_function(module: str, name: str) -> Callable[[Any], Any]:
+    find, modules = _finder(module, name), sys.modules
+    find_first = True
+
+    def run(args: tuple) -> Any:
+        nonlocal find_first
+        found = None if find_first else modules.get(module)
+        if found is None:
+            function = find()
+            find_first = False
+        else:
+            function = getattr(found, name)
+        return function(*args)
+
+    return run
+
+
+def _step(kind: int, *texts: str) -> Callable[[Any, tuple, dict], Any]:
+    """A step as a function of the object, the positional and the keyword arguments."""
+    if kind in (FUNCTION, GLOBAL):
+        find = _finder(*texts)
+        return (lambda _, args, kwargs: find()(*args, **kwargs)) if kind == FUNCTION else (lambda *_: find())
+    if kind == MODULE:
+        return lambda *_: importlib.import_module(texts[0])
+    if kind in (METHOD, GETATTR):
+        names = texts[0].split(".")
+        if kind == GETATTR:
+            return lambda target, *_: reduce(getattr, names, target)
+        return lambda target, args, kwargs: reduce(getattr, names, target)(*args, **kwargs)
+    if kind == SETATTR:
+        return lambda target, args, _: setattr(target, texts[0], args[0])
+    return _OPERATIONS[kind]
+
+
+def _set_item(target: Any, args: tuple, _: dict) -> None:
+    target[args[0]] = args[1]
+
+
+def _del_item(target: Any, args: tuple, _: dict) -> None:
+    del target[args[0]]
+
+
+_OPERATIONS: dict[int, Callable[[Any, tuple, dict], Any]] = {
+    ITSELF: lambda target, *_: target,
+    CALL: lambda target, args, kwargs: target(*args, **kwargs),
+    GETITEM: lambda target, args, _: target[args[0]],
+    SETITEM: _set_item,
+    DELITEM: _del_item,
+    LEN: lambda target, *_: len(target),
+    STR: lambda target, *_: str(target),
+    REPR: lambda target, *_: repr(target),
+}

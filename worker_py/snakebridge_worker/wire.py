@@ -1,0 +1,79 @@
+"""Messages between host and worker, as ``struct`` reads and writes them.
+
+One datagram is one message: a header of little-endian integers, then the inline body. The layout is
+that of ``docs/wire-protocol.md``; the host writes the same bytes with bincode.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+PROTOCOL = 1
+
+CALL, FREE, STOP = range(3)
+HELLO, START_FAILED, REPLY, PASSED = range(4)
+VALUE, RAISED, NO_SUCH_REF, UNSENDABLE = range(4)
+INLINE, BLOCK = range(2)
+
+# kind, seq, call, entry, place, block, length, released (a count), plan (a length): the layout of a
+# call that releases no block. With some, the plan's length stands behind them.
+CALL_HEAD = struct.Struct("<IQQIIIQQQ")
+_RELEASED_AT = CALL_HEAD.size - 16
+_KIND_AND_COUNT = struct.Struct("<IQ")
+_COUNT = struct.Struct("<Q")
+# kind, seq, ended, place, block, length, released (a count), refs (a count)
+_REPLY = struct.Struct("<IQIIIQQQ")
+_HELLO = struct.Struct("<III")
+_START_FAILED = struct.Struct("<IIIQ")
+_PASSED = struct.Struct("<IQ")
+
+#: A writev of more parts than this is joined first; the kernel takes 1,024.
+MOST_PARTS = 64
+
+
+def read_released(view: memoryview) -> tuple[list[int], int]:
+    """The blocks that a call's header releases, and where its plan's length stands."""
+    (count,) = _COUNT.unpack_from(view, _RELEASED_AT)
+    first = _RELEASED_AT + 8
+    return list(struct.unpack_from(f"<{count}I", view, first)), first + 4 * count
+
+
+def read_plan(view: memoryview, at: int) -> tuple[bytes, int]:
+    """The plan whose length stands at ``at``, and where it ends."""
+    (length,) = _COUNT.unpack_from(view, at)
+    return bytes(view[at + 8 : at + 8 + length]), at + 8 + length
+
+
+def read_free(view: memoryview) -> tuple[list[int], list[int]]:
+    """The refs and the blocks that the host lets go of."""
+    _, count = _KIND_AND_COUNT.unpack_from(view)
+    refs = list(struct.unpack_from(f"<{count}Q", view, 12))
+    at = 12 + 8 * count
+    (count,) = _COUNT.unpack_from(view, at)
+    return refs, list(struct.unpack_from(f"<{count}I", view, at + 8))
+
+
+def hello() -> bytes:
+    """Says that this worker takes calls."""
+    return _HELLO.pack(HELLO, PROTOCOL, os.getpid())
+
+
+def start_failed(length: int) -> bytes:
+    """Says that this worker cannot take calls; the description of the exception follows."""
+    return _START_FAILED.pack(START_FAILED, INLINE, 0, length)
+
+
+def passed(seq: int) -> bytes:
+    """Says that a call which was taken back never began."""
+    return _PASSED.pack(PASSED, seq)
+
+
+def reply(seq: int, ended: int, place: int, block: int, length: int, released: list[int], refs: list[int]) -> bytes:
+    """The head of a reply; the inline body follows."""
+    if not released and not refs:
+        return _REPLY.pack(REPLY, seq, ended, place, block, length, 0, 0)
+    count, ids = len(released), len(refs)
+    return struct.pack(
+        f"<IQIIIQQ{count}IQ{ids}Q", REPLY, seq, ended, place, block, length, count, *released, ids, *refs
+    )
