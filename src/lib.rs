@@ -20,3 +20,4 @@ pub use config::{Affinity, Config, LogLevel, OnWorkerLost, PoolConfig, SessionOp
 pub use error::{ConvertError, Crash, Error, Frame, PythonError, Ran, Result};
 pub use event::{EndReason, Event, Fact};
 pub use id::{CallId, ParseWorkerIdError, PoolName, RefId, SessionId, WorkerId};
+pub use value::{Bytes, Dict, PyRef, Value};
