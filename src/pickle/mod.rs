@@ -1,1 +1,91 @@
 //! serde to and from pickle 5; knows no actor.
+//!
+//! Out: [`to_fragment`] pickles each argument, and fragments are put together into a [`Body`]. In:
+//! a body is parsed into nodes, which runs nothing and is bounded by a [`Budget`]; from the nodes
+//! comes whatever type was asked for. [`shape_of`] tells the worker what that is.
+
+mod budget;
+mod construct;
+mod exception;
+mod fragment;
+mod keywords;
+mod narrow;
+mod nodes;
+pub(crate) mod opcode;
+mod parse;
+mod probe;
+mod ser;
+mod shape;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use self::{
+    budget::Budget,
+    exception::decode_error,
+    fragment::{Body, Fragment, to_fragment, to_keywords},
+    shape::shape_of,
+};
+
+use crate::error::{ConvertError, Error, Ran};
+use crate::id::WorkerId;
+use crate::value::{self, RefSource, Value};
+use serde::de::DeserializeOwned;
+
+/// Why a body has no value for who asked.
+#[derive(Debug)]
+pub(crate) enum DecodeError {
+    /// No worker writes such a body: the protocol is broken.
+    Malformed(String),
+    /// The body is past a limit, or holds itself.
+    OverBudget { what: &'static str, limit: u64 },
+    /// The value is not what was asked for.
+    Convert(ConvertError),
+}
+
+impl DecodeError {
+    fn malformed(what: impl Into<String>) -> Self {
+        Self::Malformed(what.into())
+    }
+
+    fn cycle() -> Self {
+        Self::convert("a value that does not hold itself".to_owned(), "a cycle".to_owned())
+    }
+
+    fn convert(expected: String, found: String) -> Self {
+        Self::Convert(ConvertError { path: String::new(), expected, found, ran: Ran::Yes })
+    }
+
+    /// The error of the call. `Malformed` becomes `protocol`: the worker is to be killed.
+    pub(crate) fn into_error(self, worker: &WorkerId) -> Error {
+        match self {
+            Self::Malformed(what) => Error::Protocol {
+                worker: worker.clone(),
+                what: format!("a body that is no pickle of ours: {what}").into(),
+                ran: Ran::Yes,
+            },
+            Self::OverBudget { what, limit } => {
+                Self::convert(format!("at most {limit} {what}"), "more".to_owned()).into_error(worker)
+            }
+            Self::Convert(error) => error.into(),
+        }
+    }
+}
+
+/// Reads a result as a `T`.
+///
+/// # Errors
+/// [`DecodeError`]; a value that does not fit says so with `ran: Yes`.
+pub(crate) fn decode<T: DeserializeOwned>(body: &[u8], refs: &RefSource, budget: &Budget) -> Result<T, DecodeError> {
+    let (nodes, root) = parse::parse(body, Some(refs), budget)?;
+    value::from_tree(nodes.root(root)).map_err(|error| DecodeError::Convert(error.into_convert(Ran::Yes)))
+}
+
+/// Reads a result as it is.
+///
+/// # Errors
+/// As [`decode`].
+pub(crate) fn decode_value(body: &[u8], refs: &RefSource, budget: &Budget) -> Result<Value, DecodeError> {
+    let (nodes, root) = parse::parse(body, Some(refs), budget)?;
+    let root = nodes.root(root);
+    value::to_value(root).map_err(|expected| DecodeError::convert(expected.to_owned(), value::describe(root)))
+}

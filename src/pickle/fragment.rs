@@ -1,0 +1,110 @@
+//! Arguments as pickles: each value on its own, then put together into one body.
+
+use super::opcode::{self, EMPTY_DICT, EMPTY_TUPLE, MARK, NONE, PROTO, SETITEMS, STOP, TUPLE, TUPLE1, TUPLE2, TUPLE3};
+use super::ser;
+use crate::error::ConvertError;
+use crate::value::PyRef;
+use serde::Serialize;
+
+/// Opcodes that leave exactly one object on the stack, and the refs among them, kept alive.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Fragment {
+    pub(super) bytes: Vec<u8>,
+    pub(super) refs: Vec<PyRef>,
+}
+
+/// A whole pickle, and the refs in it, which must live until the call has ended.
+#[derive(Clone, Debug)]
+pub(crate) struct Body {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) refs: Vec<PyRef>,
+}
+
+/// Pickles an argument.
+///
+/// # Errors
+/// What Python cannot hold, with its path; `ran` is `No`.
+pub(crate) fn to_fragment<T: Serialize + ?Sized>(value: &T) -> Result<Fragment, ConvertError> {
+    ser::to_fragment(value)
+}
+
+/// Pickles the entries of a map or struct one by one, for keyword arguments.
+///
+/// # Errors
+/// As [`to_fragment`]; also anything but a map or struct whose keys are `str`.
+pub(crate) fn to_keywords<T: Serialize + ?Sized>(value: &T) -> Result<Vec<(String, Fragment)>, ConvertError> {
+    super::keywords::to_keywords(value)
+}
+
+impl Fragment {
+    pub(crate) fn none() -> Self {
+        Self { bytes: vec![NONE], refs: Vec::new() }
+    }
+
+    pub(crate) fn str(text: &str) -> Self {
+        let mut bytes = Vec::with_capacity(text.len() + 5);
+        opcode::write_str(&mut bytes, text);
+        Self { bytes, refs: Vec::new() }
+    }
+
+    pub(crate) fn of_ref(handle: &PyRef) -> Self {
+        let mut bytes = Vec::new();
+        opcode::write_resolve(&mut bytes, handle.id().0);
+        Self { bytes, refs: vec![handle.clone()] }
+    }
+
+    /// A `tuple` of the items.
+    pub(crate) fn tuple(items: impl IntoIterator<Item = Fragment>) -> Self {
+        let items: Vec<_> = items.into_iter().collect();
+        let mut whole = Self { bytes: Vec::with_capacity(2 + Self::length(&items)), refs: Vec::new() };
+        if items.len() > 3 {
+            whole.bytes.push(MARK);
+        }
+        let end = match items.len() {
+            0 => EMPTY_TUPLE,
+            1 => TUPLE1,
+            2 => TUPLE2,
+            3 => TUPLE3,
+            _ => TUPLE,
+        };
+        items.into_iter().for_each(|item| whole.append(item));
+        whole.bytes.push(end);
+        whole
+    }
+
+    /// A `dict` of the entries; of two with the same key Python takes the later.
+    pub(crate) fn dict<'a>(entries: impl IntoIterator<Item = (&'a str, Fragment)>) -> Self {
+        let mut whole = Self { bytes: vec![EMPTY_DICT, MARK], refs: Vec::new() };
+        for (key, value) in entries {
+            opcode::write_str(&mut whole.bytes, key);
+            whole.append(value);
+        }
+        whole.bytes.push(SETITEMS);
+        whole
+    }
+
+    /// How many bytes it takes in a body.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub(crate) fn refs(&self) -> &[PyRef] {
+        &self.refs
+    }
+
+    /// The whole pickle of this one object.
+    pub(crate) fn into_body(mut self) -> Body {
+        self.bytes.splice(0..0, [PROTO, 5]);
+        self.bytes.push(STOP);
+        Body { bytes: self.bytes, refs: self.refs }
+    }
+
+    fn append(&mut self, mut part: Fragment) {
+        self.bytes.append(&mut part.bytes);
+        self.refs.append(&mut part.refs);
+    }
+
+    fn length(items: &[Fragment]) -> usize {
+        items.iter().map(Fragment::len).sum()
+    }
+}

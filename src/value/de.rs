@@ -1,0 +1,614 @@
+//! A tree of Python values into any type that serde can deserialise.
+//!
+//! Nothing is lossy: what does not fit is an error that names the place. Containers recurse as the
+//! type asked for does; a parsed pickle is at most 400 deep.
+
+use super::{SeqKind, Tree, Value, View, describe, iso, magic};
+use crate::error::{ConvertError, Ran};
+use num_bigint::BigInt;
+use num_traits::ToPrimitive;
+use serde::de::value::{MapDeserializer, SeqDeserializer};
+use serde::de::{
+    self, DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Expected, MapAccess, SeqAccess, Unexpected,
+    VariantAccess, Visitor,
+};
+use std::cell::RefCell;
+use std::fmt;
+
+/// Makes a `T` of a whole tree.
+pub(crate) fn from_tree<'de, T: DeserializeOwned, N: Tree<'de>>(node: N) -> Result<T, DeError> {
+    let _room = magic::Room::open();
+    let path = RefCell::new(Vec::new());
+    T::deserialize(De { node, path: &path, depth: 0 })
+}
+
+/// Why a value does not fit, with the place where it stands once that is known.
+#[derive(Debug)]
+pub(crate) struct DeError(Box<Misfit>);
+
+#[derive(Debug)]
+struct Misfit {
+    expected: String,
+    found: Option<String>,
+    why: Option<String>,
+    path: Option<String>,
+}
+
+impl DeError {
+    fn new(expected: impl Into<String>) -> Self {
+        Self(Box::new(Misfit { expected: expected.into(), found: None, why: None, path: None }))
+    }
+
+    pub(crate) fn into_convert(self, ran: Ran) -> ConvertError {
+        let Misfit { expected, found, why, path } = *self.0;
+        let mut found = found.unwrap_or_else(|| "something else".to_owned());
+        if let Some(why) = why {
+            found = format!("{found} ({why})");
+        }
+        ConvertError { path: path.unwrap_or_default(), expected, found, ran }
+    }
+}
+
+impl fmt::Display for DeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "expected {}", self.0.expected)
+    }
+}
+
+impl std::error::Error for DeError {}
+
+impl de::Error for DeError {
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        let mut error = Self::new("a value that the type accepts");
+        error.0.why = Some(message.to_string());
+        error
+    }
+
+    fn invalid_type(_: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        Self::new(expected.to_string())
+    }
+
+    fn invalid_value(_: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        Self::new(expected.to_string())
+    }
+
+    fn invalid_length(_: usize, expected: &dyn Expected) -> Self {
+        Self::new(expected.to_string())
+    }
+
+    fn unknown_variant(_: &str, variants: &'static [&'static str]) -> Self {
+        Self::new(format!("one of {}", quoted(variants)))
+    }
+
+    fn unknown_field(_: &str, fields: &'static [&'static str]) -> Self {
+        Self::new(format!("no key but {}", quoted(fields)))
+    }
+
+    fn missing_field(field: &'static str) -> Self {
+        Self::new(format!("a key `{field}`"))
+    }
+
+    fn duplicate_field(field: &'static str) -> Self {
+        Self::new(format!("the key `{field}` once"))
+    }
+}
+
+fn quoted(names: &[&str]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+#[derive(Clone, Copy)]
+enum Segment<N> {
+    Index(usize),
+    Key(N),
+}
+
+fn render<'de, N: Tree<'de>>(path: &[Segment<N>]) -> String {
+    use fmt::Write;
+    let mut out = String::new();
+    for segment in path {
+        let written = match segment {
+            Segment::Index(position) => write!(out, "[{position}]"),
+            Segment::Key(key) => match key.view() {
+                View::Str(name) if is_identifier(name) => write!(out, ".{name}"),
+                View::Str(name) => write!(out, "[{}]", Value::Str(name.chars().take(60).collect())),
+                View::Int(number) => write!(out, "[{number}]"),
+                _ => write!(out, "[{}]", describe(*key)),
+            },
+        };
+        written.expect("writing to a String does not fail");
+    }
+    if out.starts_with('.') { out.split_off(1) } else { out }
+}
+
+fn is_identifier(name: &str) -> bool {
+    !name.starts_with(|c: char| c.is_ascii_digit())
+        && !name.is_empty()
+        && name.len() <= 60
+        && name.chars().all(|c| c.is_alphanumeric() || c == '_')
+}
+
+/// One place in the tree, and the path to it: the first `depth` segments of `path`.
+struct De<'p, N> {
+    node: N,
+    path: &'p RefCell<Vec<Segment<N>>>,
+    depth: usize,
+}
+
+impl<N: Copy> Clone for De<'_, N> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<N: Copy> Copy for De<'_, N> {}
+
+impl<'p, 'de, N: Tree<'de>> De<'p, N> {
+    fn below(self, segment: Segment<N>, node: N) -> Self {
+        let mut path = self.path.borrow_mut();
+        path.truncate(self.depth);
+        path.push(segment);
+        Self { node, depth: self.depth + 1, path: self.path }
+    }
+
+    /// The innermost place that an error passes is where it happened.
+    #[cold]
+    fn locate(self, mut error: DeError) -> DeError {
+        if error.0.path.is_none() {
+            let path = self.path.borrow();
+            error.0.path = Some(render(&path[..self.depth.min(path.len())]));
+            error.0.found = Some(describe(self.node));
+        }
+        error
+    }
+
+    fn misfit(self, expected: &str) -> DeError {
+        self.locate(DeError::new(expected))
+    }
+
+    fn items<V: Visitor<'de>>(self, items: impl ExactSizeIterator<Item = N>, visitor: V) -> Result<V::Value, DeError> {
+        let mut access = Items { items, position: 0, parent: self };
+        let value = visitor.visit_seq(&mut access).map_err(|error| self.locate(error))?;
+        match access.items.len() {
+            0 => Ok(value),
+            _ => Err(self.misfit(&format!("a sequence of length {}", access.position))),
+        }
+    }
+
+    fn pairs<V: Visitor<'de>>(
+        self,
+        pairs: impl ExactSizeIterator<Item = (N, N)>,
+        visitor: V,
+    ) -> Result<V::Value, DeError> {
+        let mut access = Pairs { pairs, pending: None, parent: self };
+        visitor.visit_map(&mut access).map_err(|error| self.locate(error))
+    }
+
+    /// What stands here, in serde's own terms.
+    fn natural<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DeError> {
+        let done = match self.node.view() {
+            View::None => visitor.visit_unit(),
+            View::Bool(value) => visitor.visit_bool(value),
+            View::Int(value) => match u64::try_from(value) {
+                Ok(value) => visitor.visit_u64(value),
+                Err(_) => visitor.visit_i64(value),
+            },
+            View::Big(value) => match (value.to_u64(), value.to_i128(), value.to_u128()) {
+                (Some(value), _, _) => visitor.visit_u64(value),
+                (_, Some(value), _) => visitor.visit_i128(value),
+                (_, _, Some(value)) => visitor.visit_u128(value),
+                _ => Err(de::Error::invalid_type(Unexpected::Other("int"), &visitor)),
+            },
+            View::Float(value) => visitor.visit_f64(value),
+            View::Complex(re, im) => visitor.visit_seq(SeqDeserializer::new([re, im].into_iter())),
+            View::Str(text) | View::Decimal(text) => visitor.visit_borrowed_str(text),
+            View::BadStr => Err(DeError::new("valid UTF-8")),
+            View::Bytes(bytes) => visitor.visit_borrowed_bytes(bytes),
+            View::Seq(_, items) => return self.items(items, visitor),
+            View::Dict(pairs) => return self.pairs(pairs, visitor),
+            View::Record(names, values) => return self.pairs(names.zip(values), visitor),
+            View::DateTime(value) => visitor.visit_string(iso::date_time(&value)),
+            View::DateTimeTz(value) => visitor.visit_string(iso::date_time_tz(&value)),
+            View::Date(value) => visitor.visit_string(value.to_string()),
+            View::Time(value) => visitor.visit_string(iso::time(&value)),
+            View::TimeDelta(value) => visitor.visit_string(iso::delta(&value)),
+            View::Uuid(value) => visitor.visit_string(value.to_string()),
+            View::Ref(handle) => self.ticket(Value::Ref(handle.clone()), visitor),
+            View::Stream(handle) => self.ticket(Value::Stream(handle.clone()), visitor),
+            View::Opaque(..) => Err(de::Error::invalid_type(Unexpected::Other("object"), &visitor)),
+        };
+        done.map_err(|error| self.locate(error))
+    }
+
+    /// Hands over what serde cannot carry. A visitor that expects none sees a newtype struct.
+    fn ticket<V: Visitor<'de>>(self, value: Value, visitor: V) -> Result<V::Value, DeError> {
+        let ticket = magic::TicketDe::deposit(value).expect("from_tree has opened a room on this thread");
+        visitor.visit_newtype_struct(ticket)
+    }
+}
+
+/// The float that is exactly this integer.
+fn exact_float(value: &BigInt) -> Option<f64> {
+    let float = value.to_f64().filter(|float| float.is_finite())?;
+    (num_traits::FromPrimitive::from_f64(float) == Some(value.clone())).then_some(float)
+}
+
+macro_rules! natural {
+    ($($method:ident)*) => { $(
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DeError> {
+            self.natural(visitor)
+        }
+    )* };
+}
+
+impl<'de, N: Tree<'de>> Deserializer<'de> for De<'_, N> {
+    type Error = DeError;
+
+    natural! {
+        deserialize_any deserialize_bool deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64
+        deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64 deserialize_char deserialize_str
+        deserialize_string deserialize_bytes deserialize_byte_buf deserialize_unit
+    }
+
+    fn deserialize_i128<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DeError> {
+        match self.node.view() {
+            View::Int(value) => visitor.visit_i128(value.into()).map_err(|error| self.locate(error)),
+            _ => self.natural(visitor),
+        }
+    }
+
+    fn deserialize_u128<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DeError> {
+        let value = match self.node.view() {
+            View::Int(value) => value.to_u128(),
+            View::Big(value) => value.to_u128(),
+            _ => return self.natural(visitor),
+        };
+        value.map_or_else(|| Err(self.misfit("u128")), |value| visitor.visit_u128(value))
+    }
+
+    fn deserialize_f32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DeError> {
+        match self.node.view() {
+            #[expect(clippy::cast_possible_truncation, reason = "whether it fits is what is asked")]
+            View::Float(value) if value.is_finite() && (value as f32).is_infinite() => Err(self.misfit("f32")),
+            _ => self.deserialize_f64(visitor),
+        }
+    }
+
+    fn deserialize_f64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DeError> {
+        let value = match self.node.view() {
+            View::Float(value) => Some(value),
+            View::Int(value) => exact_float(&value.into()),
+            View::Big(value) => exact_float(value),
+            _ => return self.natural(visitor),
+        };
+        match value {
+            Some(value) => visitor.visit_f64(value).map_err(|error| self.locate(error)),
+            None => Err(self.misfit("an int that a float can hold exactly")),
+        }
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DeError> {
+        match self.node.view() {
+            View::None => visitor.visit_none(),
+            _ => visitor.visit_some(self),
+        }
+    }
+
+    fn deserialize_unit_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, DeError> {
+        self.natural(visitor)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, DeError> {
+        let done = match (name, self.node.view()) {
+            (magic::VALUE, _) => to_value(self.node)
+                .map_err(|expected| self.misfit(expected))
+                .and_then(|value| self.ticket(value, visitor)),
+            (magic::REF, View::Ref(handle) | View::Stream(handle)) => self.ticket(Value::Ref(handle.clone()), visitor),
+            (magic::REF, _) => Err(self.misfit("a reference to a Python object")),
+            _ => visitor.visit_newtype_struct(self),
+        };
+        done.map_err(|error| self.locate(error))
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DeError> {
+        match self.node.view() {
+            View::Bytes(bytes) => {
+                visitor.visit_seq(SeqDeserializer::new(bytes.iter().copied())).map_err(|error| self.locate(error))
+            }
+            View::Record(_, values) => self.items(values, visitor),
+            _ => self.natural(visitor),
+        }
+    }
+
+    fn deserialize_tuple<V: Visitor<'de>>(self, length: usize, visitor: V) -> Result<V::Value, DeError> {
+        match self.node.view() {
+            // A set has no order to take the places of a tuple from.
+            View::Seq(SeqKind::Set | SeqKind::FrozenSet, _) => {
+                Err(self.misfit(&format!("a sequence of length {length}, in order")))
+            }
+            View::Bytes(bytes) if bytes.len() != length => Err(self.misfit(&format!("a sequence of length {length}"))),
+            _ => self.deserialize_seq(visitor),
+        }
+    }
+
+    fn deserialize_tuple_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        length: usize,
+        visitor: V,
+    ) -> Result<V::Value, DeError> {
+        self.deserialize_tuple(length, visitor)
+    }
+
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DeError> {
+        match self.node.view() {
+            View::Seq(..) | View::Bytes(_) => Err(self.misfit("a map")),
+            _ => self.natural(visitor),
+        }
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, DeError> {
+        match self.node.view() {
+            // A list has no names: taking its items in the order of the fields would be a guess.
+            View::Seq(..) | View::Bytes(_) => Err(self.misfit(&format!("struct {name}"))),
+            // `std::time::Duration`, as serde knows it.
+            View::TimeDelta(value) if name == "Duration" && fields == ["secs", "nanos"] => {
+                let value = value.to_std().map_err(|_| self.misfit("a duration that is not negative"))?;
+                let parts = [("secs", value.as_secs()), ("nanos", value.subsec_nanos().into())];
+                visitor.visit_map(MapDeserializer::new(parts.into_iter()))
+            }
+            _ => self.natural(visitor),
+        }
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, DeError> {
+        let variant = match self.node.view() {
+            View::Str(_) => Variant { name: self, payload: None },
+            View::Dict(mut pairs) if pairs.len() == 1 => {
+                let (key, value) = pairs.next().expect("its length is 1");
+                let payload = self.below(Segment::Key(key), value);
+                Variant { name: De { node: key, ..payload }, payload: Some(payload) }
+            }
+            _ => return Err(self.misfit("a str that names a variant, or a dict with one such key")),
+        };
+        visitor.visit_enum(variant).map_err(|error| self.locate(error))
+    }
+
+    fn deserialize_identifier<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DeError> {
+        match self.node.view() {
+            View::Str(name) => visitor.visit_borrowed_str(name).map_err(|error| self.locate(error)),
+            // serde would take a number as the position of a field.
+            _ => Err(self.misfit("a str as key")),
+        }
+    }
+
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DeError> {
+        visitor.visit_unit()
+    }
+}
+
+struct Items<'p, N, I> {
+    items: I,
+    position: usize,
+    parent: De<'p, N>,
+}
+
+impl<'de, N: Tree<'de>, I: ExactSizeIterator<Item = N>> SeqAccess<'de> for &mut Items<'_, N, I> {
+    type Error = DeError;
+
+    fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, DeError> {
+        let Some(item) = self.items.next() else { return Ok(None) };
+        let item = self.parent.below(Segment::Index(self.position), item);
+        self.position += 1;
+        seed.deserialize(item).map(Some).map_err(|error| item.locate(error))
+    }
+
+    fn size_hint(&self) -> Option<usize> {
+        Some(self.items.len())
+    }
+}
+
+struct Pairs<'p, N, I> {
+    pairs: I,
+    pending: Option<De<'p, N>>,
+    parent: De<'p, N>,
+}
+
+impl<'de, N: Tree<'de>, I: ExactSizeIterator<Item = (N, N)>> MapAccess<'de> for &mut Pairs<'_, N, I> {
+    type Error = DeError;
+
+    fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, DeError> {
+        let Some((key, value)) = self.pairs.next() else { return Ok(None) };
+        let value = self.parent.below(Segment::Key(key), value);
+        self.pending = Some(value);
+        let key = De { node: key, ..value };
+        seed.deserialize(key).map(Some).map_err(|error| key.locate(error))
+    }
+
+    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, DeError> {
+        let value = self.pending.take().ok_or_else(|| de::Error::custom("a value was asked for before its key"))?;
+        seed.deserialize(value).map_err(|error| value.locate(error))
+    }
+
+    fn size_hint(&self) -> Option<usize> {
+        Some(self.pairs.len())
+    }
+}
+
+struct Variant<'p, N> {
+    name: De<'p, N>,
+    payload: Option<De<'p, N>>,
+}
+
+impl<'p, 'de, N: Tree<'de>> EnumAccess<'de> for Variant<'p, N> {
+    type Error = DeError;
+    type Variant = Self;
+
+    fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Self), DeError> {
+        let variant = seed.deserialize(self.name).map_err(|error| self.name.locate(error))?;
+        Ok((variant, self))
+    }
+}
+
+impl<'p, 'de, N: Tree<'de>> Variant<'p, N> {
+    fn payload(self) -> Result<De<'p, N>, DeError> {
+        self.payload.ok_or_else(|| self.name.misfit("a dict with the variant's name and its content"))
+    }
+}
+
+impl<'de, N: Tree<'de>> VariantAccess<'de> for Variant<'_, N> {
+    type Error = DeError;
+
+    fn unit_variant(self) -> Result<(), DeError> {
+        match self.payload {
+            None => Ok(()),
+            Some(payload) => de::Deserialize::deserialize(payload),
+        }
+    }
+
+    fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, DeError> {
+        let payload = self.payload()?;
+        seed.deserialize(payload).map_err(|error| payload.locate(error))
+    }
+
+    fn tuple_variant<V: Visitor<'de>>(self, length: usize, visitor: V) -> Result<V::Value, DeError> {
+        self.payload()?.deserialize_tuple(length, visitor)
+    }
+
+    fn struct_variant<V: Visitor<'de>>(self, fields: &'static [&'static str], visitor: V) -> Result<V::Value, DeError> {
+        self.payload()?.deserialize_struct("variant", fields, visitor)
+    }
+}
+
+/// The tree as a `Value`. What a `Value` cannot hold is named in the error.
+///
+/// It recurses to the tree's depth, which a parsed pickle bounds; a `Value` never comes here deeper
+/// than what its owner could drop.
+pub(crate) fn to_value<'de, N: Tree<'de>>(node: N) -> Result<Value, &'static str> {
+    let all = |items: N::Items| items.map(to_value).collect::<Result<Vec<_>, _>>();
+    Ok(match node.view() {
+        View::None => Value::None,
+        View::Bool(value) => Value::Bool(value),
+        View::Int(value) => Value::Int(value),
+        View::Big(value) => Value::BigInt(value.clone()),
+        View::Float(value) => Value::Float(value),
+        View::Complex(re, im) => Value::Complex { re, im },
+        View::Str(text) => Value::Str(text.to_owned()),
+        View::BadStr => return Err("str that is valid UTF-8, everywhere"),
+        View::Bytes(bytes) => Value::Bytes(bytes.into()),
+        View::Seq(SeqKind::List, items) => Value::List(all(items)?),
+        View::Seq(SeqKind::Tuple, items) | View::Record(_, items) => Value::Tuple(all(items)?),
+        View::Seq(SeqKind::Set, items) => Value::Set(all(items)?),
+        View::Seq(SeqKind::FrozenSet, items) => Value::FrozenSet(all(items)?),
+        View::Dict(pairs) => {
+            // The keys of a Python dict differ already.
+            let entries = pairs.map(|(key, value)| Ok((to_value(key)?, to_value(value)?)));
+            Value::Dict(super::Dict(entries.collect::<Result<_, &'static str>>()?))
+        }
+        View::DateTime(value) => Value::DateTime(value),
+        View::DateTimeTz(value) => Value::DateTimeTz(value),
+        View::Date(value) => Value::Date(value),
+        View::Time(value) => Value::Time(value),
+        View::TimeDelta(value) => Value::TimeDelta(value),
+        View::Decimal(text) => Value::Decimal(text.into()),
+        View::Uuid(value) => Value::Uuid(value),
+        View::Ref(handle) => Value::Ref(handle.clone()),
+        View::Stream(handle) => Value::Stream(handle.clone()),
+        View::Opaque(..) => return Err("plain data or refs"),
+    })
+}
+
+impl<'de> de::Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_newtype_struct(magic::VALUE, ValueVisitor)
+    }
+}
+
+/// A ticket where our own format hands over a `Value`; anything where another format describes one.
+struct ValueVisitor;
+
+impl<'de> Visitor<'de> for ValueVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, inner: D) -> Result<Value, D::Error> {
+        inner.deserialize_any(self)
+    }
+
+    fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Value, E> {
+        Ok(magic::collect(bytes).unwrap_or_else(|| Value::Bytes(bytes.into())))
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::None)
+    }
+
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::None)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, inner: D) -> Result<Value, D::Error> {
+        inner.deserialize_any(self)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i128<E>(self, value: i128) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u128<E>(self, value: u128) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+        Ok(text.into())
+    }
+
+    fn visit_string<E>(self, text: String) -> Result<Value, E> {
+        Ok(text.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element()? {
+            list.push(item);
+        }
+        Ok(Value::List(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let mut list: Vec<(Value, Value)> = Vec::new();
+        while let Some(entry) = entries.next_entry()? {
+            list.push(entry);
+        }
+        Ok(Value::Dict(list.into_iter().collect()))
+    }
+}

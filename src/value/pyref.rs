@@ -1,0 +1,144 @@
+//! The handle of an object that stays in Python. What can be called on it is in `api`.
+
+use super::magic;
+use crate::id::{PoolName, RefId, SessionId, SessionKey, WorkerId};
+use serde::de::{self, Deserialize, Deserializer, Visitor};
+use serde::ser::{Serialize, Serializer};
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+/// A handle to a Python object that lives in one worker and belongs to one session.
+///
+/// It is an argument and a result, alone or inside any serde structure. The object is let go when
+/// the last clone is dropped. Two handles are equal if they are of the same object *and* came from
+/// the same result: each time that an object is returned makes a handle of its own.
+#[derive(Clone)]
+pub struct PyRef(Arc<Inner>);
+
+struct Inner {
+    id: RefId,
+    session: SessionKey,
+    worker: WorkerId,
+    module: Arc<str>,
+    type_name: Arc<str>,
+    owner: Arc<dyn RefOwner>,
+}
+
+/// Who is told when the last clone of a ref is gone.
+pub(crate) trait RefOwner: Send + Sync + 'static {
+    fn ref_dropped(&self, id: RefId, session: &SessionKey, worker: &WorkerId);
+    fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
+}
+
+/// Makes the refs of one result.
+pub(crate) struct RefSource {
+    pub(crate) session: SessionKey,
+    pub(crate) worker: WorkerId,
+    pub(crate) owner: Arc<dyn RefOwner>,
+}
+
+impl RefSource {
+    pub(crate) fn make(&self, id: RefId, module: &str, type_name: &str) -> PyRef {
+        PyRef(Arc::new(Inner {
+            id,
+            session: self.session.clone(),
+            worker: self.worker.clone(),
+            module: module.into(),
+            type_name: type_name.into(),
+            owner: self.owner.clone(),
+        }))
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.owner.ref_dropped(self.id, &self.session, &self.worker);
+    }
+}
+
+impl PyRef {
+    /// The identity of the object in its worker.
+    pub fn id(&self) -> RefId {
+        self.0.id
+    }
+
+    /// The qualified name of the object's class, without its module, e.g. `PosixPath`.
+    pub fn type_name(&self) -> &str {
+        &self.0.type_name
+    }
+
+    /// The module of the object's class, e.g. `pathlib`.
+    pub fn module(&self) -> &str {
+        &self.0.module
+    }
+
+    /// The session that the object belongs to.
+    pub fn session(&self) -> &SessionId {
+        self.0.session.id()
+    }
+
+    /// The worker that holds the object.
+    pub fn worker(&self) -> &WorkerId {
+        &self.0.worker
+    }
+
+    /// The pool of the worker that holds the object.
+    pub fn pool(&self) -> &PoolName {
+        self.0.worker.pool()
+    }
+
+    pub(crate) fn key(&self) -> &SessionKey {
+        &self.0.session
+    }
+
+    pub(crate) fn owner(&self) -> &Arc<dyn RefOwner> {
+        &self.0.owner
+    }
+}
+
+impl PartialEq for PyRef {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.id == other.0.id && self.0.worker == other.0.worker
+    }
+}
+
+impl Eq for PyRef {}
+
+impl fmt::Debug for PyRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "<{}.{} {} in {}>", self.module(), self.type_name(), self.id(), self.worker())
+    }
+}
+
+impl Serialize for PyRef {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        magic::serialize_ref(self, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for PyRef {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct RefVisitor;
+        impl<'de> Visitor<'de> for RefVisitor {
+            type Value = PyRef;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a reference to a Python object")
+            }
+
+            fn visit_newtype_struct<D: Deserializer<'de>>(self, inner: D) -> Result<PyRef, D::Error> {
+                inner.deserialize_bytes(self)
+            }
+
+            fn visit_bytes<E: de::Error>(self, ticket: &[u8]) -> Result<PyRef, E> {
+                magic::collect_ref(ticket).ok_or_else(|| E::invalid_type(de::Unexpected::Bytes(ticket), &self))
+            }
+
+            fn visit_byte_buf<E: de::Error>(self, ticket: Vec<u8>) -> Result<PyRef, E> {
+                self.visit_bytes(&ticket)
+            }
+        }
+        deserializer.deserialize_newtype_struct(magic::REF, RefVisitor)
+    }
+}
