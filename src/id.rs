@@ -236,6 +236,10 @@ impl SessionKey {
     pub(crate) fn id(&self) -> &SessionId {
         &self.id
     }
+
+    pub(crate) fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
 }
 
 impl PartialEq for SessionKey {

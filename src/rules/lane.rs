@@ -1,0 +1,408 @@
+//! The calls at one worker generation: what was sent, what may be told of it, when it must die.
+//!
+//! A call that was granted gets a number, one more than the last, and an entry of the control page,
+//! which is a thread of the worker: calls of one session with open calls there stay on their entry. The
+//! worker writes the number to the entry's *begun* word before it does anything else, then reads the
+//! call's revoke word: revoked, it *passes* the call, else it runs and replies.
+//!
+//! To **revoke** a call the shell writes the word, has every CPU see it, and reads *begun*. Below the
+//! call's number: the call never begins, exactly. Else it runs, or is passed all the same: only the
+//! worker's answer tells.
+//!
+//! The lane does not know bodies, sockets or pages, and does not decide what becomes of a call that
+//! was taken back: that is the pool's.
+
+use crate::id::{CallId, SessionKey};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+/// How a call was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sent {
+    pub(crate) seq: u64,
+    pub(crate) entry: u32,
+}
+
+/// A call that the worker has answered. Its lease is over: the pool is told before the caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Replied {
+    pub(crate) call: CallId,
+    pub(crate) session: SessionKey,
+    /// Whether its caller still waits; else what the reply returns as refs is freed.
+    pub(crate) is_awaited: bool,
+}
+
+/// What no worker of ours sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Violation {
+    /// An answer to a call that was never sent, or was answered already.
+    NotOpen { seq: u64 },
+    /// A reply to a call that was revoked before it began.
+    RepliedThoughRevoked { seq: u64 },
+    /// A call was passed that nobody had revoked.
+    PassedUnasked { seq: u64 },
+}
+
+/// What a caller is told while its call is still open here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Its deadline has passed; `began` is exact if false.
+    Timeout { timeout: Duration, began: bool },
+    /// Its caller gave up, and nobody listens.
+    Cancelled { began: bool },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// A call went on for longer than `cancel_grace` after its end was wanted.
+    Overran { call: CallId },
+}
+
+/// What the death of the worker means for its calls.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Death {
+    /// For the pool's `handle_exit`: calls that had begun, and calls that were answered already.
+    pub(crate) over: Vec<CallId>,
+    /// Of these, the ones whose callers get `WorkerCrashed`.
+    pub(crate) crashed: Vec<CallId>,
+    /// Not begun: their bodies go back to their sessions before the pool hears of the exit, and each
+    /// is told to the pool as passed after it.
+    pub(crate) returned: Vec<CallId>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "an action that is not carried out leaves somebody waiting"]
+pub(crate) enum LaneAction {
+    /// Write the call's revoke word, `membarrier`, read the entry's begun word: `handle_revocation`.
+    Revoke { seq: u64, entry: u32 },
+    /// Answer the caller now; the lease stays open.
+    Answer { call: CallId, verdict: Verdict },
+    /// It never begins: its body goes back to its session, then the pool is told.
+    TakenBack { call: CallId },
+    /// It seems to have begun: tell the pool.
+    Kept { call: CallId },
+    /// The worker has passed a call that was taken back: tell the pool.
+    Passed { call: CallId },
+    /// The worker has passed a call whose caller was answered: its lease is over.
+    Over { call: CallId },
+    /// Other calls run beside one that has to be killed: taint the worker for as long.
+    Taint { how_long: Duration },
+    /// Kill the worker.
+    Kill { why: Why },
+}
+
+#[derive(Debug)]
+struct InFlight {
+    call: CallId,
+    session: SessionKey,
+    entry: u32,
+    deadline: Option<(Instant, Duration)>,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Sent,
+    Revoking(Wish),
+    /// It never begins; the worker has yet to pass it.
+    Revoked(Wish),
+    /// It was revoked too late, or so it seems, for the pool; its caller still waits.
+    Kept,
+    /// It was revoked too late, or so it seems; its caller is answered, and the worker has until then.
+    Overdue {
+        dies_at: Instant,
+        grace: Grace,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Grace {
+    First,
+    /// The others in the worker had one more.
+    ForTheOthers,
+}
+
+/// Who wants that a call does not begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wish {
+    Pool,
+    Deadline,
+    Caller,
+}
+
+#[derive(Debug)]
+pub(crate) struct Lane {
+    cancel_grace: Duration,
+    last_seq: u64,
+    /// How many open calls each entry has.
+    entries: Vec<usize>,
+    open: BTreeMap<u64, InFlight>,
+    /// The last number of each open call: one that was taken back may have come again.
+    seqs: BTreeMap<CallId, u64>,
+    /// Which entry the open calls of a session are on, and how many they are.
+    seats: BTreeMap<SessionKey, (u32, usize)>,
+    /// Taken back before their requests came.
+    awaited: BTreeSet<CallId>,
+    timers: BTreeSet<(Instant, u64)>,
+    actions: VecDeque<LaneAction>,
+    is_killed: bool,
+}
+
+impl Lane {
+    pub(crate) fn new(concurrency: usize, cancel_grace: Duration) -> Self {
+        Self {
+            cancel_grace,
+            last_seq: 0,
+            entries: vec![0; concurrency.max(1)],
+            open: BTreeMap::new(),
+            seqs: BTreeMap::new(),
+            seats: BTreeMap::new(),
+            awaited: BTreeSet::new(),
+            timers: BTreeSet::new(),
+            actions: VecDeque::new(),
+            is_killed: false,
+        }
+    }
+
+    /// A granted request has come; none if it was taken back before, and is not to be sent.
+    pub(crate) fn handle_granted(
+        &mut self,
+        call: CallId,
+        session: SessionKey,
+        deadline: Option<Instant>,
+        timeout: Option<Duration>,
+        _now: Instant,
+    ) -> Option<Sent> {
+        if self.awaited.remove(&call) {
+            self.actions.extend([LaneAction::TakenBack { call }, LaneAction::Passed { call }]);
+            return None;
+        }
+        self.last_seq += 1;
+        let seq = self.last_seq;
+        let entry = self.seat(&session);
+        if let Some(at) = deadline {
+            self.timers.insert((at, seq));
+        }
+        let deadline = deadline.map(|at| (at, timeout.unwrap_or_default()));
+        self.seqs.insert(call, seq);
+        self.open.insert(seq, InFlight { call, session, entry, deadline, stage: Stage::Sent });
+        Some(Sent { seq, entry })
+    }
+
+    /// The worker has answered.
+    ///
+    /// # Errors
+    /// No such answer was due: kill the worker.
+    pub(crate) fn handle_reply(&mut self, seq: u64, _now: Instant) -> Result<Replied, Violation> {
+        let call = self.open.get(&seq).ok_or(Violation::NotOpen { seq })?;
+        let is_awaited = match call.stage {
+            Stage::Sent | Stage::Revoking(Wish::Pool | Wish::Deadline) | Stage::Kept => true,
+            Stage::Revoking(Wish::Caller) | Stage::Overdue { .. } => false,
+            Stage::Revoked(_) => return Err(Violation::RepliedThoughRevoked { seq }),
+        };
+        let InFlight { call, session, .. } = self.close(seq);
+        Ok(Replied { call, session, is_awaited })
+    }
+
+    /// The worker has passed a revoked call.
+    ///
+    /// # Errors
+    /// No such answer was due: kill the worker.
+    pub(crate) fn handle_passed(&mut self, seq: u64, _now: Instant) -> Result<(), Violation> {
+        let call = self.open.get(&seq).ok_or(Violation::NotOpen { seq })?;
+        let (id, stage) = (call.call, call.stage);
+        match stage {
+            Stage::Sent | Stage::Revoking(_) => return Err(Violation::PassedUnasked { seq }),
+            Stage::Revoked(Wish::Pool) => self.actions.push_back(LaneAction::Passed { call: id }),
+            Stage::Kept => {
+                self.actions.extend([LaneAction::TakenBack { call: id }, LaneAction::Passed { call: id }]);
+            }
+            Stage::Revoked(Wish::Deadline | Wish::Caller) | Stage::Overdue { .. } => {
+                self.actions.push_back(LaneAction::Over { call: id });
+            }
+        }
+        self.close(seq);
+        Ok(())
+    }
+
+    /// The pool wants the call not to begin here.
+    pub(crate) fn take_back(&mut self, call: CallId, _now: Instant) {
+        match self.seqs.get(&call) {
+            Some(seq) => self.revoke(*seq, Wish::Pool),
+            None => {
+                self.awaited.insert(call);
+            }
+        }
+    }
+
+    /// The pool knows that the call is over: a `take_back` that waits for its request waits in vain.
+    pub(crate) fn drop_take_back(&mut self, call: CallId) {
+        self.awaited.remove(&call);
+    }
+
+    /// The caller gave up.
+    pub(crate) fn cancel(&mut self, call: CallId, now: Instant) {
+        let Some(seq) = self.seqs.get(&call).copied() else { return };
+        match self.open.get(&seq).map(|call| call.stage) {
+            Some(Stage::Kept) => self.overrun(seq, now),
+            Some(Stage::Sent) => self.revoke(seq, Wish::Caller),
+            // Whoever wished first decides; the caller's answer goes to nobody.
+            Some(Stage::Revoking(_) | Stage::Revoked(_) | Stage::Overdue { .. }) | None => {}
+        }
+    }
+
+    /// The revoke word is written and the entry's begun word was read after it.
+    pub(crate) fn handle_revocation(&mut self, seq: u64, begun: u64, now: Instant) {
+        let Some(call) = self.open.get_mut(&seq) else { return };
+        let Stage::Revoking(wish) = call.stage else { return };
+        let (id, timeout) = (call.call, call.deadline.map(|(_, timeout)| timeout).unwrap_or_default());
+        let began = begun >= seq;
+        match wish {
+            Wish::Pool if began => {
+                call.stage = Stage::Kept;
+                self.actions.push_back(LaneAction::Kept { call: id });
+            }
+            Wish::Pool => {
+                call.stage = Stage::Revoked(wish);
+                self.seqs.remove(&id);
+                self.actions.push_back(LaneAction::TakenBack { call: id });
+            }
+            Wish::Deadline | Wish::Caller => {
+                call.stage = Stage::Revoked(wish);
+                let verdict = match wish {
+                    Wish::Deadline => Verdict::Timeout { timeout, began },
+                    Wish::Caller | Wish::Pool => Verdict::Cancelled { began },
+                };
+                self.actions.push_back(LaneAction::Answer { call: id, verdict });
+                if began {
+                    self.overrun(seq, now);
+                }
+            }
+        }
+    }
+
+    /// The exit was seen and the socket read to its end; `begun` are the page's words, by entry.
+    pub(crate) fn handle_exit(&mut self, begun: &[u64]) -> Death {
+        let mut death = Death::default();
+        for (seq, call) in std::mem::take(&mut self.open) {
+            let began = begun.get(call.entry as usize).is_some_and(|begun| *begun >= seq);
+            match call.stage {
+                // Its body went back when it was taken back.
+                Stage::Revoked(Wish::Pool) => {}
+                Stage::Revoked(Wish::Deadline | Wish::Caller) | Stage::Overdue { .. } => death.over.push(call.call),
+                Stage::Sent | Stage::Revoking(_) | Stage::Kept if began => {
+                    death.over.push(call.call);
+                    death.crashed.push(call.call);
+                }
+                Stage::Sent | Stage::Revoking(_) | Stage::Kept => death.returned.push(call.call),
+            }
+        }
+        self.seqs.clear();
+        self.seats.clear();
+        self.awaited.clear();
+        self.timers.clear();
+        self.actions.clear();
+        death
+    }
+
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        while let Some((at, seq)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
+            self.timers.remove(&(at, seq));
+            match self.open.get(&seq).map(|call| call.stage) {
+                Some(Stage::Sent) => self.revoke(seq, Wish::Deadline),
+                Some(Stage::Kept) => {
+                    self.answer_timeout(seq);
+                    self.overrun(seq, now);
+                }
+                Some(Stage::Overdue { dies_at, grace }) if dies_at <= now => self.kill(seq, grace, now),
+                Some(Stage::Overdue { .. } | Stage::Revoking(_) | Stage::Revoked(_)) | None => {}
+            }
+        }
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    pub(crate) fn poll_action(&mut self) -> Option<LaneAction> {
+        self.actions.pop_front()
+    }
+
+    /// How many calls are open at the worker.
+    pub(crate) fn open(&self) -> usize {
+        self.open.len()
+    }
+
+    fn revoke(&mut self, seq: u64, wish: Wish) {
+        let Some(call) = self.open.get_mut(&seq).filter(|call| call.stage == Stage::Sent) else { return };
+        call.stage = Stage::Revoking(wish);
+        let entry = call.entry;
+        self.actions.push_back(LaneAction::Revoke { seq, entry });
+    }
+
+    fn answer_timeout(&mut self, seq: u64) {
+        let Some(call) = self.open.get(&seq) else { return };
+        let timeout = call.deadline.map(|(_, timeout)| timeout).unwrap_or_default();
+        let verdict = Verdict::Timeout { timeout, began: true };
+        self.actions.push_back(LaneAction::Answer { call: call.call, verdict });
+    }
+
+    fn overrun(&mut self, seq: u64, now: Instant) {
+        let dies_at = now + self.cancel_grace;
+        let Some(call) = self.open.get_mut(&seq) else { return };
+        call.stage = Stage::Overdue { dies_at, grace: Grace::First };
+        self.timers.insert((dies_at, seq));
+    }
+
+    fn kill(&mut self, seq: u64, grace: Grace, now: Instant) {
+        let Some(call) = self.open.get_mut(&seq) else { return };
+        let why = Why::Overran { call: call.call };
+        match grace {
+            Grace::First if self.entries.iter().filter(|calls| **calls > 0).count() > 1 => {
+                let dies_at = now + self.cancel_grace;
+                call.stage = Stage::Overdue { dies_at, grace: Grace::ForTheOthers };
+                self.timers.insert((dies_at, seq));
+                // Until its exit was seen it takes nothing new: nobody waits for a taint to end here.
+                self.actions.push_back(LaneAction::Taint { how_long: self.cancel_grace * 2 });
+            }
+            Grace::First | Grace::ForTheOthers => {
+                if !std::mem::replace(&mut self.is_killed, true) {
+                    self.actions.push_back(LaneAction::Kill { why });
+                }
+            }
+        }
+    }
+
+    /// The entry of the session's open calls, else one with the fewest.
+    fn seat(&mut self, session: &SessionKey) -> u32 {
+        let entries = &self.entries;
+        let (entry, calls) = self.seats.entry(session.clone()).or_insert_with(|| {
+            let emptiest = (0..).zip(entries).min_by_key(|(_, calls)| **calls).map_or(0, |(entry, _)| entry);
+            (emptiest, 0)
+        });
+        *calls += 1;
+        self.entries[*entry as usize] += 1;
+        *entry
+    }
+
+    fn close(&mut self, seq: u64) -> InFlight {
+        let call = self.open.remove(&seq).expect("only an open call is closed");
+        if self.seqs.get(&call.call) == Some(&seq) {
+            self.seqs.remove(&call.call);
+        }
+        self.entries[call.entry as usize] -= 1;
+        if let Some((_, calls)) = self.seats.get_mut(&call.session) {
+            *calls -= 1;
+            if *calls == 0 {
+                self.seats.remove(&call.session);
+            }
+        }
+        if let Some((at, _)) = call.deadline {
+            self.timers.remove(&(at, seq));
+        }
+        if let Stage::Overdue { dies_at, .. } = call.stage {
+            self.timers.remove(&(dies_at, seq));
+        }
+        call
+    }
+}

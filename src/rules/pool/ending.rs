@@ -1,0 +1,71 @@
+//! The end of a session here, and its reset.
+
+use super::Pool;
+use super::call::{Call, Stage, Then};
+use super::session::{self, Sid};
+use super::ticket::Refusal;
+use crate::id::{CallId, SessionKey};
+use std::time::Instant;
+
+impl Pool {
+    /// Forgets a home that is missing or tainted; never a healthy one.
+    pub(crate) fn reset(&mut self, session: &SessionKey, now: Instant) {
+        let sid = Sid::from(session);
+        let Some(session) = self.sessions.get_mut(&sid) else { return };
+        session.lost = None;
+        if let Some(home) = session.home
+            && self.workers.get(&home).is_none_or(|worker| worker.taint.is_some())
+        {
+            self.session_mut(sid).home = None;
+            if let Some(worker) = self.workers.get_mut(&home) {
+                worker.homes.remove(&sid);
+            }
+            // One whose request is still on its way there must not begin after the next one does
+            // elsewhere; one that has begun finishes.
+            let there = |id: &CallId| self.calls[id].lease().is_some_and(|lease| lease.place == home);
+            let strict = self.calls_of(sid, |call| call.is_in_line());
+            for id in strict.into_iter().filter(there).collect::<Vec<_>>() {
+                self.take_back(id, Then::RouteAgain);
+            }
+            self.stop_if_drained(home, now);
+        }
+        self.settle_session(sid);
+    }
+
+    /// Ends the session here: `Forgotten` comes when no lease of it is open.
+    pub(crate) fn forget(&mut self, session: &SessionKey, now: Instant) {
+        let sid = Sid::from(session);
+        self.sessions.entry(sid).or_insert_with(|| session::Session::new(session.clone())).stage =
+            session::Stage::Ending;
+        let session = self.session_mut(sid);
+        session.lost = None;
+        let home = session.home.take();
+        let pins = std::mem::take(&mut session.pins);
+        for id in self.calls_of(sid, |call| matches!(call.stage, Stage::Waiting(_))) {
+            self.leave_line(id);
+            self.refuse(id, Refusal::Cancelled);
+        }
+        for id in self.calls_of(sid, |call| matches!(call.stage, Stage::Ahead(_))) {
+            self.take_back(id, Then::Refuse(Refusal::Cancelled));
+        }
+        for place in home.into_iter().chain(pins.into_iter().map(|(place, _)| place)) {
+            if let Some(worker) = self.workers.get_mut(&place) {
+                worker.homes.remove(&sid);
+                worker.pinned.remove(&sid);
+            }
+            self.stop_if_drained(place, now);
+        }
+        self.settle_session(sid);
+    }
+
+    /// The calls of a session that pass, in the order of tickets.
+    fn calls_of(&self, sid: Sid, passes: impl Fn(&Call) -> bool) -> Vec<CallId> {
+        let session = &self.sessions[&sid];
+        let waiting = session.lines.iter().flat_map(|line| line.calls.iter());
+        let leased = self.workers.values().flat_map(|worker| worker.leases.iter());
+        let mut ids: Vec<CallId> = waiting.chain(leased).copied().collect();
+        ids.retain(|id| self.calls.get(id).is_some_and(|call| call.sid == sid && passes(call)));
+        ids.sort_unstable();
+        ids
+    }
+}

@@ -1,0 +1,252 @@
+//! Leases: granted, sent ahead, taken back, over.
+
+use super::Pool;
+use super::action::Action;
+use super::call::{Lease, Stage, TakeBack, Target, Then};
+use super::session::{self, Settling, Sid};
+use super::worker::{Place, State};
+use crate::event::Fact;
+use crate::id::{CallId, SessionKey, WorkerId};
+use std::time::Instant;
+
+impl Pool {
+    /// The worker has answered the call, which made that many refs.
+    pub(crate) fn handle_lease_over(&mut self, call: CallId, pins_made: usize, now: Instant) {
+        let Some((sid, place)) = self.leased(call) else { return };
+        let keeps_state = self.workers[&place].keeps_state();
+        let session = self.session_mut(sid);
+        if pins_made > 0 && keeps_state && session.stage == session::Stage::Live {
+            session.pin(place, pins_made);
+            self.worker_mut(place).pinned.insert(sid);
+        }
+        self.close(call, true, now);
+    }
+
+    /// The grant met a call that its caller had given up: its request was never sent.
+    pub(crate) fn handle_lease_returned(&mut self, call: CallId, worker: &WorkerId, now: Instant) {
+        let place = Place::from(worker);
+        match self.leased(call) {
+            Some((_, at)) if at == place => self.close(call, false, now),
+            Some(_) | None => self.on_request_back(call, place),
+        }
+    }
+
+    /// It is certain that the call never begins, and its body is with its session again.
+    pub(crate) fn handle_taken_back(&mut self, call: CallId, now: Instant) {
+        let Some((sid, place)) = self.leased(call) else { return };
+        self.worker_mut(place).passing.push(call);
+        let take_back = self.end_lease(call, false, now);
+        let in_line = self.calls[&call].is_in_line();
+        match take_back {
+            TakeBack::Asked(Then::RouteAgain) => self.route(call, now),
+            TakeBack::Asked(Then::Refuse(refusal)) | TakeBack::Kept(Then::Refuse(refusal)) => {
+                self.refuse(call, refusal);
+            }
+            // While it seemed to run, a later call of its session may have begun elsewhere.
+            TakeBack::Kept(Then::RouteAgain) if in_line => {
+                let refusal = self.unavailable(place, &self.workers[&place]);
+                self.refuse(call, refusal);
+            }
+            TakeBack::Kept(Then::RouteAgain) | TakeBack::No => self.route(call, now),
+        }
+        self.after_lease(sid, place, now);
+    }
+
+    /// The call could not be taken back: it had begun.
+    pub(crate) fn handle_kept(&mut self, call: CallId, now: Instant) {
+        let Some((sid, place)) = self.leased(call) else { return };
+        let in_line = self.calls[&call].is_in_line();
+        let Some(lease) = self.calls.get_mut(&call).and_then(|call| call.lease_mut()) else { return };
+        match std::mem::replace(&mut lease.take_back, TakeBack::No) {
+            TakeBack::Asked(then) => lease.take_back = TakeBack::Kept(then),
+            other @ (TakeBack::Kept(_) | TakeBack::No) => {
+                lease.take_back = other;
+                return;
+            }
+        }
+        self.take_to_run(call);
+        if in_line {
+            self.unsettle(sid, now);
+        }
+        self.serve(place, now);
+    }
+
+    /// The worker has passed a call that was taken back, or a request for a worker that is gone has
+    /// come back.
+    pub(crate) fn handle_passed(&mut self, call: CallId, worker: &WorkerId, now: Instant) {
+        let place = Place::from(worker);
+        let Some(worker) = self.workers.get_mut(&place) else { return self.on_request_back(call, place) };
+        if let Some(at) = worker.passing.iter().position(|passing| *passing == call) {
+            worker.passing.swap_remove(at);
+        }
+        self.stop_if_drained(place, now);
+        self.serve(place, now);
+    }
+
+    /// Refs of the session were freed there.
+    pub(crate) fn handle_unpinned(&mut self, session: &SessionKey, worker: &WorkerId, count: usize, now: Instant) {
+        let (sid, place) = (Sid::from(session), Place::from(worker));
+        let Some(session) = self.sessions.get_mut(&sid) else { return };
+        if !session.unpin(place, count) {
+            return;
+        }
+        if let Some(worker) = self.workers.get_mut(&place) {
+            worker.pinned.remove(&sid);
+        }
+        self.leave_retiring(sid, place, now);
+        self.settle_session(sid);
+    }
+
+    pub(super) fn grant(&mut self, id: CallId, place: Place, now: Instant) {
+        self.lend(id, place, Stage::Running(Lease { place, take_back: TakeBack::No }), now);
+    }
+
+    pub(super) fn grant_ahead(&mut self, id: CallId, place: Place, now: Instant) {
+        self.lend(id, place, Stage::Ahead(Lease { place, take_back: TakeBack::No }), now);
+        if let Some(ends) = self.calls[&id].wait_ends {
+            self.set_wait_timer(id, ends);
+        }
+    }
+
+    fn lend(&mut self, id: CallId, place: Place, stage: Stage, now: Instant) {
+        let call = self.calls.get_mut(&id).expect("only a known call is granted");
+        let (sid, has_refs) = (call.sid, call.pinned_to.is_some());
+        call.stage = stage;
+        let worker = self.worker_mut(place);
+        let may_be_home = worker.state == State::Serving;
+        worker.handle_granted(id, now);
+        let granted_to = worker.id.clone();
+        let session = &self.sessions[&sid];
+        let wants_home = session.home.is_none() && !(has_refs && session.lost.is_some());
+        let session = session.key.clone();
+        self.act(Action::Grant { call: id, session, worker: granted_to });
+        if wants_home && may_be_home {
+            self.set_home(sid, place);
+        }
+        if self.rules.concurrency > 1 {
+            self.relist(sid, Target::Worker(place));
+        }
+    }
+
+    /// Strict calls of the session that wait for any worker wait for its home from now on.
+    fn set_home(&mut self, sid: Sid, place: Place) {
+        self.session_mut(sid).home = Some(place);
+        self.worker_mut(place).homes.insert(sid);
+        let fact = Fact::SessionHomed { session: self.sessions[&sid].key.id().clone(), worker: self.worker_id(place) };
+        self.emit(fact);
+        let Some(line) = self.sessions[&sid].line(Target::Any) else { return };
+        let strict: Vec<CallId> = line.calls.iter().copied().filter(|id| self.calls[id].is_strict()).collect();
+        for id in strict {
+            self.take_from_line(id);
+            self.join_line(id, Target::Worker(place));
+        }
+    }
+
+    /// Asks the worker to see that the call does not begin.
+    pub(super) fn take_back(&mut self, id: CallId, then: Then) {
+        let Some((sid, place)) = self.leased(id) else { return };
+        let in_line = self.calls[&id].is_in_line();
+        let Some(lease) = self.calls.get_mut(&id).and_then(|call| call.lease_mut()) else { return };
+        match &mut lease.take_back {
+            TakeBack::No => lease.take_back = TakeBack::Asked(then),
+            TakeBack::Asked(earlier) => {
+                if let (Then::RouteAgain, Then::Refuse(_)) = (&*earlier, &then) {
+                    *earlier = then;
+                }
+                return;
+            }
+            TakeBack::Kept(_) => return,
+        }
+        let worker = self.worker_id(place);
+        self.act(Action::TakeBack { call: id, worker });
+        if in_line {
+            let session = self.session_mut(sid);
+            let calls = session.settling.map_or(0, |settling| settling.calls) + 1;
+            session.settling = Some(Settling { place, calls });
+            self.relist_all(sid);
+        }
+    }
+
+    /// The lease is over and so is the call.
+    fn close(&mut self, id: CallId, ran: bool, now: Instant) {
+        let Some((sid, place)) = self.leased(id) else { return };
+        if let TakeBack::Asked(_) = self.end_lease(id, ran, now) {
+            let worker = self.worker_id(place);
+            self.act(Action::DropTakeBack { call: id, worker });
+        }
+        self.forget_call(id);
+        self.after_lease(sid, place, now);
+    }
+
+    /// Ends a lease; the call is on its way within this step.
+    pub(super) fn end_lease(&mut self, id: CallId, ran: bool, now: Instant) -> TakeBack {
+        let call = self.calls.get_mut(&id).expect("only a known call holds a lease");
+        let sid = call.sid;
+        let (lease, was_ahead) = match std::mem::replace(&mut call.stage, Stage::Routing) {
+            Stage::Running(lease) => (lease, false),
+            Stage::Ahead(lease) => (lease, true),
+            Stage::Routing | Stage::Waiting(_) => return TakeBack::No,
+        };
+        if was_ahead {
+            self.give_place_back(id);
+        }
+        self.worker_mut(lease.place).handle_left(id, ran, now);
+        self.take_next_to_run(lease.place);
+        if matches!(lease.take_back, TakeBack::Asked(_)) && self.calls[&id].is_in_line() {
+            self.note_settled(sid);
+        }
+        lease.take_back
+    }
+
+    /// What waits for the end of a lease: calls of its session, those of others, its home, its end.
+    fn after_lease(&mut self, sid: Sid, place: Place, now: Instant) {
+        self.relist_all(sid);
+        self.leave_retiring(sid, place, now);
+        self.stop_if_drained(place, now);
+        self.settle_session(sid);
+        self.serve(place, now);
+        if self.sessions.get(&sid).is_some_and(|session| session.line(Target::Any).is_some_and(|line| line.is_listed)) {
+            self.serve_all(now);
+        }
+    }
+
+    fn take_next_to_run(&mut self, place: Place) {
+        let concurrency = self.rules.concurrency;
+        let running: Vec<CallId> = match self.workers.get(&place) {
+            Some(worker) => worker.leases.iter().take(concurrency).copied().collect(),
+            None => return,
+        };
+        for id in running {
+            self.take_to_run(id);
+        }
+    }
+
+    fn take_to_run(&mut self, id: CallId) {
+        let call = self.calls.get_mut(&id).expect("a lease is of a known call");
+        if let Stage::Ahead(_) = call.stage {
+            if let Stage::Ahead(lease) = std::mem::replace(&mut call.stage, Stage::Routing) {
+                call.stage = Stage::Running(lease);
+            }
+            self.give_place_back(id);
+        }
+    }
+
+    fn note_settled(&mut self, sid: Sid) {
+        let session = self.session_mut(sid);
+        session.settling = session
+            .settling
+            .and_then(|settling| (settling.calls > 1).then_some(Settling { calls: settling.calls - 1, ..settling }));
+    }
+
+    fn unsettle(&mut self, sid: Sid, now: Instant) {
+        self.note_settled(sid);
+        self.relist_all(sid);
+        self.serve_all(now);
+    }
+
+    /// The session and the worker of a call that holds a lease.
+    pub(super) fn leased(&self, id: CallId) -> Option<(Sid, Place)> {
+        let call = self.calls.get(&id)?;
+        call.lease().map(|lease| (call.sid, lease.place))
+    }
+}

@@ -1,0 +1,98 @@
+//! What observers may ask; nothing is decided by it.
+
+use super::Pool;
+use super::call::Stage;
+use super::session::Sid;
+use super::worker::{State, Worker};
+use crate::id::{CallId, SessionKey, WorkerId};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// How a worker stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Starting,
+    Free,
+    Busy,
+    Tainted,
+    Retiring,
+    /// On its way out; it takes nothing any more.
+    Stopping,
+}
+
+/// A worker as observers see it.
+#[derive(Clone, Debug)]
+pub(crate) struct WorkerView<'a> {
+    pub(crate) id: &'a WorkerId,
+    pub(crate) standing: Standing,
+    /// How many sessions have their home in it.
+    pub(crate) sessions: usize,
+    /// How many refs live in it.
+    pub(crate) pins: usize,
+    /// The calls that run in it.
+    pub(crate) running: Vec<CallId>,
+    /// How many were sent ahead.
+    pub(crate) ahead: usize,
+    /// How many wait for it and no other.
+    pub(crate) waiting: usize,
+    pub(crate) tainted: Option<(Instant, &'a Arc<str>)>,
+    pub(crate) ready_at: Option<Instant>,
+}
+
+impl Pool {
+    /// The session's home, also when it is gone.
+    pub(crate) fn home(&self, session: &SessionKey) -> Option<WorkerId> {
+        let session = self.sessions.get(&Sid::from(session))?;
+        let place = session.home.or(session.lost.as_ref().map(|lost| lost.place))?;
+        Some(self.worker_id(place))
+    }
+
+    /// Every worker from its start to its seen exit.
+    pub(crate) fn workers(&self) -> impl Iterator<Item = WorkerView<'_>> {
+        self.workers.values().map(|worker| self.view(worker))
+    }
+
+    /// Every slot has a worker that takes calls.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.has_all_slots_ready()
+    }
+
+    /// How many calls hold a place in the queue.
+    pub(crate) fn waiting(&self) -> usize {
+        self.queue.calls
+    }
+
+    /// How many bytes of arguments they have.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.queue.bytes
+    }
+
+    /// Why the pool is degraded, if it is.
+    pub(crate) fn degraded(&self) -> Option<&Arc<str>> {
+        self.restarts.degraded()
+    }
+
+    fn view<'a>(&'a self, worker: &'a Worker) -> WorkerView<'a> {
+        let place = super::Place::from(&worker.id);
+        let ahead = |id: &&CallId| matches!(self.calls[*id].stage, Stage::Ahead(_));
+        let standing = match worker.state {
+            State::Starting { .. } => Standing::Starting,
+            State::Retiring | State::Draining => Standing::Retiring,
+            State::Stopping => Standing::Stopping,
+            State::Serving if worker.taint.is_some() => Standing::Tainted,
+            State::Serving if worker.has_room(self.rules.concurrency) => Standing::Free,
+            State::Serving => Standing::Busy,
+        };
+        WorkerView {
+            id: &worker.id,
+            standing,
+            sessions: worker.homes.len(),
+            pins: worker.pinned.iter().map(|sid| self.sessions[sid].pins_at(place)).sum(),
+            running: worker.leases.iter().filter(|id| !ahead(id)).copied().collect(),
+            ahead: worker.leases.iter().filter(ahead).count(),
+            waiting: worker.waiting,
+            tainted: worker.taint.as_ref().map(|taint| (taint.until, &taint.reason)),
+            ready_at: worker.ready_at,
+        }
+    }
+}

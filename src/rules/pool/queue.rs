@@ -1,0 +1,326 @@
+//! Who waits, for what, and whose turn is next.
+//!
+//! The waiting calls of one session for one target are a *line*. Lines that wait for the same worker
+//! take turns by a stamp that each gets when it comes and again when it was served; a line that waits
+//! for any worker takes part at each. A line is *listed* while its first call could begin.
+
+use super::Pool;
+use super::call::{Stage, Target};
+use super::session::{Line, Session, Sid};
+use super::ticket::Refusal;
+use super::timer::Timer;
+use super::worker::{Place, State};
+use crate::id::CallId;
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Instant;
+
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    /// Calls that hold a place: those that wait and those that were sent ahead.
+    pub(super) calls: usize,
+    pub(super) bytes: usize,
+    last_turn: u64,
+    any_turns: BTreeSet<(u64, Sid)>,
+    /// Sessions with waiting calls, by how many.
+    by_waiting: BTreeSet<(usize, Sid)>,
+}
+
+impl Queue {
+    fn next_turn(&mut self) -> u64 {
+        self.last_turn += 1;
+        self.last_turn
+    }
+}
+
+impl Pool {
+    /// Puts a call into line, and serves the worker that it waits for, which may take it ahead.
+    pub(super) fn enqueue(&mut self, id: CallId, target: Target, now: Instant) {
+        let (sid, bytes) = (self.calls[&id].sid, self.calls[&id].bytes);
+        if target == Target::Any
+            && let Some(refusal) = self.degraded_for_all()
+        {
+            return self.refuse(id, refusal);
+        }
+        if let Some(limit) = self.limit_reached(bytes) {
+            match self.displaceable(sid, bytes) {
+                Some(displaced) => {
+                    self.leave_line(displaced);
+                    self.refuse(displaced, Refusal::PoolSaturated { limit: limit.into() });
+                }
+                None => return self.refuse(id, Refusal::PoolSaturated { limit: limit.into() }),
+            }
+        }
+        self.queue.calls += 1;
+        self.queue.bytes += bytes;
+        self.join_line(id, target);
+        let call = self.calls.get_mut(&id).expect("it was just read");
+        let queue_ends = *call.wait_ends.get_or_insert(now + call.queue_timeout);
+        let ends = call.deadline.map_or(queue_ends, |deadline| deadline.min(queue_ends));
+        self.set_wait_timer(id, ends);
+        if let Target::Worker(place) = target {
+            self.serve(place, now);
+        }
+    }
+
+    fn limit_reached(&self, bytes: usize) -> Option<String> {
+        if self.queue.calls >= self.rules.max_queue_size {
+            Some(format!("max_queue_size {}", self.rules.max_queue_size))
+        } else if self.queue.bytes.saturating_add(bytes) > self.rules.max_queue_bytes {
+            Some(format!("max_queue_bytes {}", self.rules.max_queue_bytes))
+        } else {
+            None
+        }
+    }
+
+    /// The newest waiting call of the session with most, if the newcomer's has fewer with it counted
+    /// in and its place is large enough.
+    fn displaceable(&self, newcomer: Sid, bytes: usize) -> Option<CallId> {
+        let (most, sid) = *self.queue.by_waiting.last()?;
+        if self.sessions[&newcomer].waiting + 1 >= most {
+            return None;
+        }
+        let newest = self.sessions[&sid].lines.iter().filter_map(|line| line.calls.back()).max()?;
+        let freed = self.calls[newest].bytes;
+        let fits = self.queue.calls <= self.rules.max_queue_size
+            && (self.queue.bytes - freed).saturating_add(bytes) <= self.rules.max_queue_bytes;
+        fits.then_some(*newest)
+    }
+
+    /// Takes a waiting call out of its line and gives its place back; false if it does not wait.
+    pub(super) fn leave_line(&mut self, id: CallId) -> bool {
+        if !self.calls.get(&id).is_some_and(|call| matches!(call.stage, Stage::Waiting(_))) {
+            return false;
+        }
+        self.take_from_line(id);
+        self.give_place_back(id);
+        true
+    }
+
+    /// Takes every waiting call that passes out of its line, in the order of tickets.
+    pub(super) fn leave_lines(&mut self, sid: Sid, target: Target) -> Vec<CallId> {
+        let line = self.sessions.get(&sid).and_then(|session| session.line(target));
+        let calls: Vec<CallId> = line.map(|line| line.calls.iter().copied().collect()).unwrap_or_default();
+        for id in &calls {
+            self.leave_line(*id);
+        }
+        calls
+    }
+
+    pub(super) fn give_place_back(&mut self, id: CallId) {
+        let call = &self.calls[&id];
+        self.queue.calls -= 1;
+        self.queue.bytes -= call.bytes;
+        self.unset_wait_timer(id);
+    }
+
+    /// The turn goes round: the worker takes calls as long as it has room for one whose turn it is.
+    pub(super) fn serve(&mut self, place: Place, now: Instant) {
+        loop {
+            let Some(worker) = self.workers.get(&place).filter(|worker| worker.is_open()) else { return };
+            let concurrency = self.rules.concurrency;
+            let has_room = worker.has_room(concurrency);
+            // With threads beside each other one cannot know which of them falls free first.
+            if !has_room && (concurrency > 1 || !worker.has_room_ahead(concurrency, self.rules.send_ahead)) {
+                return;
+            }
+            let Some((sid, target, id)) = self.next_in_turn(place) else { return };
+            match (has_room, target) {
+                // Its turn comes first, and it may yet find another worker: nothing overtakes it here.
+                (false, Target::Any) => return,
+                (true, Target::Any | Target::Worker(_)) => {
+                    self.take_turn(sid, place, id);
+                    self.give_place_back(id);
+                    self.grant(id, place, now);
+                }
+                (false, Target::Worker(_)) => {
+                    self.take_turn(sid, place, id);
+                    self.grant_ahead(id, place, now);
+                }
+            }
+        }
+    }
+
+    /// Every worker that has room takes calls.
+    pub(super) fn serve_all(&mut self, now: Instant) {
+        let places: Vec<Place> = self.workers.keys().copied().collect();
+        for place in places {
+            self.serve(place, now);
+        }
+    }
+
+    fn next_in_turn(&self, place: Place) -> Option<(Sid, Target, CallId)> {
+        let worker = self.workers.get(&place)?;
+        let any = if worker.is_open_to_all() { self.queue.any_turns.first() } else { None };
+        let (_, sid) = worker.turns.first().into_iter().chain(any).min()?;
+        let targets = [Target::Worker(place), Target::Any];
+        let session = &self.sessions[sid];
+        let heads = targets.into_iter().filter(|target| *target != Target::Any || worker.is_open_to_all()).filter_map(
+            |target| {
+                let line = session.line(target).filter(|line| line.is_listed)?;
+                Some((*line.calls.front()?, target))
+            },
+        );
+        heads.min().map(|(id, target)| (*sid, target, id))
+    }
+
+    /// The session had its turn at the worker: its lines there go behind all others.
+    fn take_turn(&mut self, sid: Sid, place: Place, id: CallId) {
+        self.take_from_line(id);
+        for target in [Target::Worker(place), Target::Any] {
+            let turn = self.queue.next_turn();
+            self.unlist(sid, target);
+            if let Some(line) = self.session_mut(sid).line_mut(target) {
+                line.turn = turn;
+                self.relist(sid, target);
+            }
+        }
+    }
+
+    /// Puts a call where its ticket says among those of its session that wait for the same.
+    pub(super) fn join_line(&mut self, id: CallId, target: Target) {
+        let sid = self.calls[&id].sid;
+        if let Target::Worker(place) = target {
+            self.worker_mut(place).waiting += 1;
+        }
+        self.count_waiting(sid, |waiting| waiting + 1);
+        if self.sessions[&sid].line(target).is_none() {
+            let turn = self.queue.next_turn();
+            self.session_mut(sid).lines.push(Line { target, calls: VecDeque::new(), turn, is_listed: false });
+        }
+        let line = self.session_mut(sid).line_mut(target).expect("it was just made sure of");
+        let at = line.calls.partition_point(|other| *other < id);
+        line.calls.insert(at, id);
+        self.calls.get_mut(&id).expect("it was read above").stage = Stage::Waiting(target);
+        self.relist(sid, target);
+    }
+
+    /// Takes a call out of its line; it keeps its place in the queue.
+    pub(super) fn take_from_line(&mut self, id: CallId) {
+        let call = self.calls.get_mut(&id).expect("only a waiting call is taken from a line");
+        let (sid, Stage::Waiting(target)) = (call.sid, std::mem::replace(&mut call.stage, Stage::Routing)) else {
+            return;
+        };
+        if let Target::Worker(place) = target {
+            self.worker_mut(place).waiting -= 1;
+        }
+        self.count_waiting(sid, |waiting| waiting - 1);
+        self.unlist(sid, target);
+        let session = self.session_mut(sid);
+        let line = session.line_mut(target).expect("a waiting call stands in its line");
+        line.calls.retain(|other| *other != id);
+        session.lines.retain(|line| !line.calls.is_empty());
+        self.relist(sid, target);
+    }
+
+    fn count_waiting(&mut self, sid: Sid, change: impl Fn(usize) -> usize) {
+        let session = self.sessions.get_mut(&sid).expect("a call's session is known");
+        let before = session.waiting;
+        session.waiting = change(before);
+        let after = session.waiting;
+        self.queue.by_waiting.remove(&(before, sid));
+        if after > 0 {
+            self.queue.by_waiting.insert((after, sid));
+        }
+    }
+
+    fn unlist(&mut self, sid: Sid, target: Target) {
+        let Some(line) = self.sessions.get_mut(&sid).and_then(|session| session.line_mut(target)) else { return };
+        if std::mem::replace(&mut line.is_listed, false) {
+            let turn = line.turn;
+            self.turns_mut(target).remove(&(turn, sid));
+        }
+    }
+
+    /// Looks again whether the turn of a line may come.
+    pub(super) fn relist(&mut self, sid: Sid, target: Target) {
+        self.unlist(sid, target);
+        let Some(session) = self.sessions.get(&sid) else { return };
+        let Some(line) = session.line(target).filter(|line| self.may_begin(session, line)) else { return };
+        let turn = line.turn;
+        self.turns_mut(target).insert((turn, sid));
+        if let Some(line) = self.session_mut(sid).line_mut(target) {
+            line.is_listed = true;
+        }
+    }
+
+    pub(super) fn relist_all(&mut self, sid: Sid) {
+        let Some(session) = self.sessions.get(&sid) else { return };
+        let targets: Vec<Target> = session.lines.iter().map(|line| line.target).collect();
+        for target in targets {
+            self.relist(sid, target);
+        }
+    }
+
+    fn may_begin(&self, session: &Session, line: &Line) -> bool {
+        let Some(call) = line.calls.front().map(|id| &self.calls[id]) else { return false };
+        if !call.is_in_line() {
+            return true;
+        }
+        match line.target {
+            Target::Any => session.settling.is_none(),
+            Target::Worker(place) => {
+                let overlaps = self.rules.concurrency > 1 && self.runs_in_line(call.sid, place);
+                !overlaps && !session.is_settling_elsewhere(Some(place))
+            }
+        }
+    }
+
+    fn turns_mut(&mut self, target: Target) -> &mut BTreeSet<(u64, Sid)> {
+        match target {
+            Target::Any => &mut self.queue.any_turns,
+            Target::Worker(place) => &mut self.worker_mut(place).turns,
+        }
+    }
+
+    pub(super) fn set_wait_timer(&mut self, id: CallId, at: Instant) {
+        self.unset_wait_timer(id);
+        self.timers.set(at, Timer::Wait(id));
+        self.calls.get_mut(&id).expect("only a known call waits").timer = Some(at);
+    }
+
+    fn unset_wait_timer(&mut self, id: CallId) {
+        if let Some(at) = self.calls.get_mut(&id).and_then(|call| call.timer.take()) {
+            self.timers.unset(at, Timer::Wait(id));
+        }
+    }
+
+    pub(super) fn on_wait_over(&mut self, id: CallId) {
+        let Some(call) = self.calls.get_mut(&id) else { return };
+        call.timer = None;
+        let waited_out = Refusal::QueueTimeout { waited: call.queue_timeout };
+        match (&call.stage, call.deadline) {
+            (Stage::Waiting(_), Some(deadline)) if call.wait_ends.is_none_or(|ends| deadline <= ends) => {
+                let timeout = call.timeout.unwrap_or_default();
+                self.leave_line(id);
+                self.refuse(id, Refusal::Timeout { timeout });
+            }
+            (Stage::Waiting(_), _) => {
+                self.leave_line(id);
+                self.refuse(id, waited_out);
+            }
+            (Stage::Ahead(_), _) => self.take_back(id, super::call::Then::Refuse(waited_out)),
+            (Stage::Routing | Stage::Running(_), _) => {}
+        }
+    }
+
+    /// Why a call that would wait for any worker cannot: the pool is degraded and has none left.
+    pub(super) fn degraded_for_all(&self) -> Option<Refusal> {
+        let cause = self.restarts.degraded()?;
+        let has_worker = self.workers.values().any(|worker| worker.state == State::Serving);
+        (!has_worker).then(|| Refusal::PoolDegraded { cause: cause.clone() })
+    }
+
+    /// Refuses all that wait for any worker, if none is left and none will come soon.
+    pub(super) fn refuse_if_degraded_for_all(&mut self) {
+        let Some(refusal) = self.degraded_for_all() else { return };
+        for id in self.waiting_for_any() {
+            self.leave_line(id);
+            self.refuse(id, refusal.clone());
+        }
+    }
+
+    fn waiting_for_any(&self) -> Vec<CallId> {
+        let waits = |stage: &Stage| matches!(stage, Stage::Waiting(Target::Any));
+        self.calls.iter().filter(|(_, call)| waits(&call.stage)).map(|(id, _)| *id).collect()
+    }
+}

@@ -1,0 +1,215 @@
+//! Retiring: a worker leaves its slot, its replacement is started, and it keeps what sessions hold in
+//! it until they end or its grace is over.
+
+use super::action::Action;
+use super::call::{Call, Stage, Target, Then};
+use super::session::Sid;
+use super::slot::SlotState;
+use super::timer::Timer;
+use super::worker::{Place, State};
+use super::{Pool, UnknownWorker};
+use crate::event::Fact;
+use crate::id::{CallId, WorkerId};
+use std::cmp::Reverse;
+use std::sync::Arc;
+use std::time::Instant;
+
+impl Pool {
+    /// Replaces a worker: a new one starts in a fresh slot, the old one retires.
+    ///
+    /// # Errors
+    /// No such worker lives, or it is on its way out.
+    pub(crate) fn restart_worker(&mut self, worker: &WorkerId, now: Instant) -> Result<(), UnknownWorker> {
+        let place = Place::from(worker);
+        if !self.workers.contains_key(&place) {
+            return Err(UnknownWorker(worker.clone()));
+        }
+        if self.holds_its_slot(place) {
+            self.replace(place, "restart_worker", now);
+        }
+        Ok(())
+    }
+
+    /// From now on the pool has that many slots, and at least one.
+    pub(crate) fn resize(&mut self, size: usize, now: Instant) {
+        self.rules.size = size.max(1);
+        if self.is_shutting_down() {
+            return;
+        }
+        self.start(now);
+        while self.slots.len() > self.rules.size {
+            let Some(number) = self.least_needed_slot() else { return };
+            let place = Place { slot: number, generation: self.slots[&number].generation };
+            self.slots.remove(&number);
+            self.retire(place, "resize", now);
+        }
+        if self.has_all_slots_ready() {
+            self.on_slot_ready(now);
+        }
+    }
+
+    /// The process that forks workers is gone: those that it forked retire, replacements first.
+    pub(crate) fn handle_zygote_lost(&mut self, now: Instant) {
+        if self.is_shutting_down() {
+            return;
+        }
+        self.zygotes_lost += 1;
+        let serving: Vec<Place> = self
+            .workers
+            .iter()
+            .filter(|(place, worker)| worker.state == State::Serving && self.holds_its_slot(**place))
+            .map(|(place, _)| *place)
+            .collect();
+        // A death that nobody asked for: a zygote that dies again and again must not loop.
+        if self.restarts.degraded().is_some() || !self.restarts.take(now) {
+            return self.retire_without_replacement(serving, now);
+        }
+        for place in serving {
+            self.replace(place, "its zygote is gone", now);
+        }
+    }
+
+    /// The budget is spent: the slots wait for a try.
+    fn retire_without_replacement(&mut self, places: Vec<Place>, now: Instant) {
+        for place in places {
+            self.slots.remove(&place.slot);
+            self.add_missing_slot();
+            self.retire(place, "its zygote is gone", now);
+        }
+        if self.restarts.degraded().is_none() {
+            self.degrade("the zygote died".into(), false, now);
+        }
+        self.refuse_if_degraded_for_all();
+    }
+
+    fn replace(&mut self, place: Place, reason: &str, now: Instant) {
+        self.slots.remove(&place.slot);
+        self.add_slot(now);
+        self.retire(place, reason, now);
+    }
+
+    /// The worker has left its slot; it becomes nobody's home any more.
+    pub(super) fn retire(&mut self, place: Place, reason: &str, now: Instant) {
+        let Some(worker) = self.workers.get_mut(&place) else { return };
+        let id = worker.id.clone();
+        match worker.state {
+            State::Starting { .. } => {
+                worker.state = State::Stopping;
+                self.act(Action::Kill { worker: id });
+                return;
+            }
+            State::Serving => worker.state = State::Retiring,
+            State::Retiring | State::Draining | State::Stopping => return,
+        }
+        let homes: Vec<Sid> = worker.homes.iter().copied().collect();
+        self.emit(Fact::WorkerRetiring { worker: id, reason: reason.to_owned() });
+        self.timers.set(now + self.rules.retire_grace, Timer::RetireGrace(place));
+        for sid in homes {
+            self.leave_retiring(sid, place, now);
+        }
+        self.refuse_if_degraded_for_all();
+        self.stop_if_drained(place, now);
+    }
+
+    /// A session that holds nothing in a retiring worker loses that home silently.
+    pub(super) fn leave_retiring(&mut self, sid: Sid, place: Place, now: Instant) {
+        let Some(worker) = self.workers.get(&place) else { return };
+        if worker.state != State::Retiring || self.holds_something(sid, place) {
+            return;
+        }
+        if let Some(session) = self.sessions.get_mut(&sid)
+            && session.home == Some(place)
+        {
+            session.home = None;
+            self.worker_mut(place).homes.remove(&sid);
+            for id in self.leave_lines(sid, Target::Worker(place)) {
+                self.route(id, now);
+            }
+            self.settle_session(sid);
+        }
+        self.stop_if_drained(place, now);
+    }
+
+    fn holds_something(&self, sid: Sid, place: Place) -> bool {
+        let Some(session) = self.sessions.get(&sid) else { return false };
+        let waits_for_refs = |id: &CallId| self.calls[id].pinned_to.is_some();
+        session.pins_at(place) > 0
+            || self.leases_of(sid, place).next().is_some()
+            || session.line(Target::Worker(place)).is_some_and(|line| line.calls.iter().any(waits_for_refs))
+    }
+
+    pub(super) fn on_retire_grace_over(&mut self, place: Place, now: Instant) {
+        let Some(worker) = self.workers.get_mut(&place).filter(|worker| worker.state == State::Retiring) else {
+            return;
+        };
+        worker.state = State::Draining;
+        let cause: Arc<str> = "retired, and its grace is over".into();
+        self.note_exit(place, cause.clone());
+        self.lose_state(place, &cause);
+        for id in self.leave_lines_for(place) {
+            self.route(id, now);
+        }
+        let ahead: Vec<CallId> = self.leases_ahead(place);
+        for id in ahead {
+            self.take_back(id, Then::RouteAgain);
+        }
+        self.stop_if_drained(place, now);
+    }
+
+    pub(super) fn leases_ahead(&self, place: Place) -> Vec<CallId> {
+        let Some(worker) = self.workers.get(&place) else { return Vec::new() };
+        let is_ahead = |call: &Call| matches!(call.stage, Stage::Ahead(_));
+        worker.leases.iter().copied().filter(|id| is_ahead(&self.calls[id])).collect()
+    }
+
+    /// Lets a worker exit that nothing keeps.
+    pub(super) fn stop_if_drained(&mut self, place: Place, now: Instant) {
+        let Some(worker) = self.workers.get_mut(&place) else { return };
+        let is_idle = worker.leases.is_empty() && worker.passing.is_empty() && worker.waiting == 0;
+        let is_drained = match worker.state {
+            State::Retiring => is_idle && worker.pinned.is_empty() && worker.homes.is_empty(),
+            State::Draining => is_idle,
+            State::Starting { .. } | State::Serving | State::Stopping => false,
+        };
+        if is_drained {
+            worker.state = State::Stopping;
+            let worker = worker.id.clone();
+            self.timers.set(now + self.rules.shutdown_grace, Timer::Linger(place));
+            self.act(Action::Stop { worker });
+        }
+    }
+
+    pub(super) fn on_linger_over(&mut self, place: Place) {
+        if let Some(worker) = self.workers.get(&place) {
+            let worker = worker.id.clone();
+            self.act(Action::Kill { worker });
+        }
+    }
+
+    /// One without a worker, else one that starts, else the home of the fewest.
+    fn least_needed_slot(&self) -> Option<u32> {
+        let need = |number: u32, generation: u64| match self.workers.get(&Place { slot: number, generation }) {
+            None => (0, 0),
+            Some(worker) => match worker.state {
+                State::Starting { .. } => (1, 0),
+                State::Serving | State::Retiring | State::Draining | State::Stopping => (2, worker.homes.len()),
+            },
+        };
+        let slots = self.slots.iter();
+        slots
+            .min_by_key(|(number, slot)| (need(**number, slot.generation), Reverse(**number)))
+            .map(|(number, _)| *number)
+    }
+
+    fn add_missing_slot(&mut self) {
+        let number = self.next_slot;
+        self.next_slot += 1;
+        self.slots.insert(number, super::Slot::missing());
+    }
+}
+
+impl super::Slot {
+    fn missing() -> Self {
+        Self { generation: 0, state: SlotState::Missing, back_off: Default::default() }
+    }
+}

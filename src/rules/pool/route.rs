@@ -1,0 +1,146 @@
+//! The routing table: where a call goes, waits, or why it is refused.
+
+use super::call::{Call, Stage, Target};
+use super::session::{self, Session, Sid};
+use super::ticket::Refusal;
+use super::worker::{Place, Worker};
+use super::{Phase, Pool};
+use crate::config::Affinity;
+use crate::id::CallId;
+use std::sync::Arc;
+use std::time::Instant;
+
+enum Choice {
+    Grant(Place),
+    Wait(Target),
+    Refuse(Refusal),
+}
+
+impl Pool {
+    /// Grants, queues or refuses a call that holds neither a place nor a lease.
+    pub(super) fn route(&mut self, id: CallId, now: Instant) {
+        let call = &self.calls[&id];
+        debug_assert!(matches!(call.stage, Stage::Routing));
+        let sid = call.sid;
+        if call.rehomes && call.pinned_to.is_none() && self.sessions[&sid].lost.is_some() {
+            self.session_mut(sid).lost = None;
+        }
+        match self.choose(&self.calls[&id], &self.sessions[&sid]) {
+            Choice::Grant(place) => {
+                self.grant(id, place, now);
+                self.serve(place, now);
+            }
+            Choice::Wait(target) => self.enqueue(id, target, now),
+            Choice::Refuse(refusal) => self.refuse(id, refusal),
+        }
+    }
+
+    fn choose(&self, call: &Call, session: &Session) -> Choice {
+        match self.phase {
+            Phase::ShuttingDown | Phase::Stopped => return Choice::Refuse(Refusal::ShuttingDown),
+            Phase::Starting | Phase::Open => {}
+        }
+        match session.stage {
+            session::Stage::Ending => return Choice::Refuse(Refusal::Cancelled),
+            session::Stage::Live => {}
+        }
+        if let Some(place) = call.pinned_to {
+            return self.choose_for_refs(call, session, place);
+        }
+        if let Some(lost) = session.lost.as_ref().filter(|_| call.is_strict()) {
+            return Choice::Refuse(self.lost_home(lost));
+        }
+        match session.home.and_then(|home| self.workers.get(&home).map(|worker| (home, worker))) {
+            None => self.choose_any(call, session),
+            Some((home, worker)) if worker.taint.is_some() => match call.affinity {
+                Affinity::Hint => self.choose_any(call, session),
+                Affinity::StrictQueue | Affinity::StrictFailFast => Choice::Refuse(self.unavailable(home, worker)),
+            },
+            Some((home, worker)) if worker.has_room(self.rules.concurrency) => {
+                if call.is_in_line() && self.must_wait_its_turn(session, home) {
+                    Choice::Wait(Target::Worker(home))
+                } else {
+                    Choice::Grant(home)
+                }
+            }
+            Some((home, _)) => match call.affinity {
+                Affinity::Hint => self.choose_any(call, session),
+                Affinity::StrictQueue => Choice::Wait(Target::Worker(home)),
+                Affinity::StrictFailFast => Choice::Refuse(Refusal::WorkerBusy),
+            },
+        }
+    }
+
+    fn choose_for_refs(&self, call: &Call, session: &Session, place: Place) -> Choice {
+        let Some(worker) = self.workers.get(&place).filter(|worker| worker.keeps_state()) else {
+            return Choice::Refuse(Refusal::RefLost { worker: self.worker_id(place), cause: self.cause_of(place) });
+        };
+        if worker.taint.is_some() {
+            return Choice::Refuse(self.unavailable(place, worker));
+        }
+        if worker.has_room(self.rules.concurrency) {
+            return if call.is_in_line() && self.must_wait_its_turn(session, place) {
+                Choice::Wait(Target::Worker(place))
+            } else {
+                Choice::Grant(place)
+            };
+        }
+        match call.affinity {
+            Affinity::Hint | Affinity::StrictQueue => Choice::Wait(Target::Worker(place)),
+            Affinity::StrictFailFast => Choice::Refuse(Refusal::WorkerBusy),
+        }
+    }
+
+    fn choose_any(&self, call: &Call, session: &Session) -> Choice {
+        if call.is_in_line() && (session.settling.is_some() || session.line(Target::Any).is_some()) {
+            return Choice::Wait(Target::Any);
+        }
+        match (self.freest(), call.affinity) {
+            (Some(place), _) => Choice::Grant(place),
+            (None, Affinity::Hint | Affinity::StrictQueue) => Choice::Wait(Target::Any),
+            (None, Affinity::StrictFailFast) => Choice::Refuse(Refusal::WorkerBusy),
+        }
+    }
+
+    /// The worker with room that is the home of the fewest, then runs the fewest calls.
+    fn freest(&self) -> Option<Place> {
+        let free = |worker: &&Worker| worker.is_open_to_all() && worker.has_room(self.rules.concurrency);
+        self.workers
+            .iter()
+            .filter(|(_, worker)| free(worker))
+            .min_by_key(|(place, worker)| (worker.homes.len(), worker.leases.len(), **place))
+            .map(|(place, _)| *place)
+    }
+
+    /// A strict call does not overlap another of its session, nor overtake one.
+    fn must_wait_its_turn(&self, session: &Session, place: Place) -> bool {
+        session.is_settling_elsewhere(Some(place))
+            || session.line(Target::Worker(place)).is_some()
+            || self.runs_in_line(Sid::from(&session.key), place)
+    }
+
+    /// Whether a strict call of the session has a lease there.
+    pub(super) fn runs_in_line(&self, sid: Sid, place: Place) -> bool {
+        self.leases_of(sid, place).any(Call::is_in_line)
+    }
+
+    pub(super) fn leases_of(&self, sid: Sid, place: Place) -> impl Iterator<Item = &Call> {
+        let leases = self.workers.get(&place).into_iter().flat_map(|worker| worker.leases.iter());
+        leases.filter_map(|id| self.calls.get(id)).filter(move |call| call.sid == sid)
+    }
+
+    pub(super) fn lost_home(&self, lost: &session::LostHome) -> Refusal {
+        let why = format!("gone ({}): reset the session to let it find a new, empty one", lost.cause);
+        Refusal::SessionWorkerUnavailable { worker: self.worker_id(lost.place), why: why.into() }
+    }
+
+    pub(super) fn unavailable(&self, place: Place, worker: &Worker) -> Refusal {
+        let why: Arc<str> = match &worker.taint {
+            Some(taint) => {
+                format!("tainted ({}): wait for the end of the taint, or reset the session", taint.reason).into()
+            }
+            None => "leaving: reset the session to let it find a new, empty one".into(),
+        };
+        Refusal::SessionWorkerUnavailable { worker: self.worker_id(place), why }
+    }
+}

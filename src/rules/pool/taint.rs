@@ -1,0 +1,83 @@
+//! Taints: a worker that takes nothing new for a while.
+
+use super::call::Then;
+use super::timer::Timer;
+use super::worker::{Place, State, Taint};
+use super::{Pool, UnknownWorker};
+use crate::event::Fact;
+use crate::id::WorkerId;
+use std::time::{Duration, Instant};
+
+impl Pool {
+    /// The worker takes nothing new until `how_long` has passed; a second taint prolongs, never shortens.
+    ///
+    /// # Errors
+    /// No such worker lives.
+    pub(crate) fn taint(
+        &mut self,
+        worker: &WorkerId,
+        how_long: Duration,
+        reason: String,
+        now: Instant,
+    ) -> Result<(), UnknownWorker> {
+        let place = Place::from(worker);
+        let Some(tainted) = self.workers.get_mut(&place).filter(|worker| worker.state != State::Stopping) else {
+            return Err(UnknownWorker(worker.clone()));
+        };
+        let until = now.checked_add(how_long).unwrap_or_else(|| now + LONGEST);
+        if tainted.taint.as_ref().is_some_and(|taint| taint.until >= until) {
+            return Ok(());
+        }
+        tainted.taint = Some(Taint { until, reason: reason.as_str().into() });
+        self.timers.set(until, Timer::Untaint(place));
+        let for_ms = u64::try_from(how_long.as_millis()).unwrap_or(u64::MAX);
+        self.emit(Fact::WorkerTainted { worker: worker.clone(), reason, for_ms });
+        self.turn_away(place);
+        Ok(())
+    }
+
+    /// Ends a taint; a worker that has none is left as it is.
+    ///
+    /// # Errors
+    /// No such worker lives.
+    pub(crate) fn clear_taint(&mut self, worker: &WorkerId, now: Instant) -> Result<(), UnknownWorker> {
+        let place = Place::from(worker);
+        if !self.workers.contains_key(&place) {
+            return Err(UnknownWorker(worker.clone()));
+        }
+        self.end_taint(place, now);
+        Ok(())
+    }
+
+    pub(super) fn on_taint_over(&mut self, place: Place, now: Instant) {
+        let taint = self.workers.get(&place).and_then(|worker| worker.taint.as_ref());
+        if taint.is_some_and(|taint| taint.until <= now) {
+            self.end_taint(place, now);
+        }
+    }
+
+    fn end_taint(&mut self, place: Place, now: Instant) {
+        let Some(worker) = self.workers.get_mut(&place) else { return };
+        if worker.taint.take().is_some() {
+            let worker = worker.id.clone();
+            self.emit(Fact::WorkerUntainted { worker });
+            self.serve(place, now);
+        }
+    }
+
+    /// What waits for a worker that is tainted now, or was sent ahead to it.
+    fn turn_away(&mut self, place: Place) {
+        let refusal = self.unavailable(place, &self.workers[&place]);
+        for id in self.leave_lines_for(place) {
+            self.refuse(id, refusal.clone());
+        }
+        for id in self.leases_ahead(place) {
+            let call = &self.calls[&id];
+            let is_bound = call.is_strict() || call.pinned_to.is_some();
+            self.take_back(id, if is_bound { Then::Refuse(refusal.clone()) } else { Then::RouteAgain });
+        }
+    }
+}
+
+/// For a taint without end: `Instant` has no largest value.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);

@@ -1,0 +1,98 @@
+//! What a session asks of a pool, and how it may be refused.
+
+use crate::config::{Affinity, OnWorkerLost, PoolConfig};
+use crate::id::{CallId, PoolName, SessionKey, WorkerId};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What of a pool's configuration its rules read.
+#[derive(Clone, Debug)]
+pub(crate) struct PoolRules {
+    pub(crate) name: PoolName,
+    pub(crate) size: usize,
+    pub(crate) affinity: Affinity,
+    pub(crate) concurrency: usize,
+    pub(crate) max_queue_size: usize,
+    pub(crate) max_queue_bytes: usize,
+    pub(crate) queue_timeout: Duration,
+    pub(crate) shutdown_grace: Duration,
+    pub(crate) retire_grace: Duration,
+    pub(crate) start_timeout: Duration,
+    pub(crate) on_worker_lost: OnWorkerLost,
+    pub(crate) restart_budget: (usize, Duration),
+    pub(crate) restart_backoff: (Duration, Duration),
+    /// How many calls may be sent to a worker beyond the running one; 0 for none.
+    pub(crate) send_ahead: usize,
+}
+
+/// A socket buffer holds 278 small messages; 32 keep a worker busy while its host is descheduled.
+const SEND_AHEAD: usize = 32;
+
+impl From<&PoolConfig> for PoolRules {
+    fn from(config: &PoolConfig) -> Self {
+        Self {
+            name: config.name.clone(),
+            size: config.size,
+            affinity: config.affinity,
+            concurrency: config.concurrency,
+            max_queue_size: config.max_queue_size,
+            max_queue_bytes: config.max_queue_bytes,
+            queue_timeout: config.queue_timeout,
+            shutdown_grace: config.shutdown_grace,
+            retire_grace: config.retire_grace,
+            start_timeout: config.start_timeout,
+            on_worker_lost: config.on_worker_lost,
+            restart_budget: config.budget(),
+            restart_backoff: config.restart_backoff,
+            send_ahead: SEND_AHEAD,
+        }
+    }
+}
+
+/// A call that wants a worker; its body stays with its session.
+#[derive(Clone, Debug)]
+pub(crate) struct Ticket {
+    pub(crate) call: CallId,
+    pub(crate) session: SessionKey,
+    /// Of the call; else the pool's.
+    pub(crate) affinity: Option<Affinity>,
+    /// The worker that holds the refs which the call carries.
+    pub(crate) pinned_to: Option<WorkerId>,
+    /// When the caller will have waited for `timeout`.
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) timeout: Option<Duration>,
+    /// Of the call; else the pool's.
+    pub(crate) queue_timeout: Option<Duration>,
+    pub(crate) bytes: usize,
+    /// Of the session; else the pool's.
+    pub(crate) on_worker_lost: Option<OnWorkerLost>,
+}
+
+/// Why a call gets no worker. None of these calls has begun, nor ever will.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    WorkerBusy,
+    SessionWorkerUnavailable {
+        worker: WorkerId,
+        why: Arc<str>,
+    },
+    PoolSaturated {
+        limit: Arc<str>,
+    },
+    PoolDegraded {
+        cause: Arc<str>,
+    },
+    QueueTimeout {
+        waited: Duration,
+    },
+    Timeout {
+        timeout: Duration,
+    },
+    RefLost {
+        worker: WorkerId,
+        cause: Arc<str>,
+    },
+    /// Its session has ended.
+    Cancelled,
+    ShuttingDown,
+}
