@@ -23,18 +23,20 @@ pub(super) fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<Owned
     Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
 }
 
-/// A pair of message sockets, both non-blocking and closed on exec.
+/// A pair of message sockets, as (here, far): only the host's end does not block.
 pub(super) fn message_pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    pair(SocketType::SEQPACKET, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
+    pair(SocketType::SEQPACKET)
 }
 
 /// A pair that carries nothing: only its closing is of interest.
 pub(super) fn lifeline_pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    pair(SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
+    pair(SocketType::STREAM)
 }
 
-fn pair(kind: SocketType, flags: SocketFlags) -> io::Result<(OwnedFd, OwnedFd)> {
-    Ok(rustix::net::socketpair(AddressFamily::UNIX, kind, flags, None)?)
+fn pair(kind: SocketType) -> io::Result<(OwnedFd, OwnedFd)> {
+    let (here, far) = rustix::net::socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
+    rustix::io::ioctl_fionbio(&here, true)?;
+    Ok((here, far))
 }
 
 /// A pipe whose read end does not block, as (read, write).

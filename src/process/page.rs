@@ -29,6 +29,7 @@ const WORD_POLL_BUDGET: usize = 9;
 const WORD_INTERRUPT: usize = 10;
 /// Written by the worker.
 const WORD_WORKER_SENT: usize = 16;
+const WORD_FENCED: usize = 17;
 /// Written by the host: the sequence number at `seq % REVOKE_WORDS` is taken back.
 const FIRST_REVOKE: usize = 64;
 const REVOKE_WORDS: usize = 64;
@@ -121,9 +122,12 @@ impl Page {
     }
 
     /// Makes a revoke exact: after it, either the worker sees the revoke words written before it,
-    /// or this side sees *begun*. `false`: the kernel cannot, and what was sent must be taken for begun.
+    /// or this side sees *begun*. `false`: the worker is not yet, or cannot be, reached by barriers, and what was sent must be taken for begun.
     #[must_use]
-    pub(crate) fn barrier() -> bool {
+    pub(crate) fn barrier(&self) -> bool {
+        if self.word(WORD_FENCED).load(Ordering::Acquire) == 0 {
+            return false;
+        }
         std::sync::atomic::fence(Ordering::SeqCst);
         rustix::thread::membarrier(MembarrierCommand::GlobalExpedited).is_ok()
     }

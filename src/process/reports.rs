@@ -57,7 +57,7 @@ struct State {
 }
 
 /// A report is a line of JSON; only a traceback makes it long, and the zygote cuts it.
-const REPORT_LIMIT: usize = 128 * 1024;
+const REPORT_LIMIT: usize = 64 * 1024;
 
 impl Control {
     pub(super) fn new(socket: OwnedFd) -> io::Result<Self> {
