@@ -3,6 +3,7 @@
 mod pool;
 mod session;
 
+pub(crate) use pool::MAX_CONCURRENCY;
 pub use pool::{PoolConfig, StartMethod};
 pub use session::SessionOptions;
 

@@ -1,0 +1,93 @@
+//! The host's end of the message channel: one message, one datagram, never half of one.
+
+use super::fds;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
+use std::io::{self, IoSlice};
+use std::os::fd::OwnedFd;
+use std::task::{Context, Poll, ready};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Bodies above this travel in blocks: below it two copies through the socket are cheaper than naming a block.
+pub(crate) const INLINE_LIMIT: usize = 32 * 1024;
+
+/// No message is longer; a receive buffer of this size takes each. The kernel's own limit is a
+/// little above (`EMSGSIZE` from about 208 KiB).
+pub(crate) const MESSAGE_LIMIT: usize = 200 * 1024;
+
+/// The host's end of a worker's `SOCK_SEQPACKET` pair.
+#[derive(Debug)]
+pub(crate) struct Channel {
+    socket: AsyncFd<OwnedFd>,
+    /// Registered only while the socket is full: a registration for writing wakes this side for
+    /// each message that the worker takes.
+    full: Option<AsyncFd<OwnedFd>>,
+}
+
+impl Channel {
+    /// Takes a non-blocking socket; needs a runtime with I/O.
+    pub(super) fn new(socket: OwnedFd) -> io::Result<Self> {
+        Ok(Self { socket: fds::watch(socket, Interest::READABLE)?, full: None })
+    }
+
+    /// Sends one message, never an empty one (it would read like the end). `false`: the socket is
+    /// full, wait with [`poll_send_ready`](Self::poll_send_ready).
+    ///
+    /// # Errors
+    /// `BrokenPipe` or `ConnectionReset` when the worker is gone: what it wrote before is still to
+    /// be read. `InvalidInput` for a message that is empty or too long.
+    pub(crate) fn try_send(&self, parts: &[IoSlice<'_>]) -> io::Result<bool> {
+        let total: usize = parts.iter().map(|part| part.len()).sum();
+        if total == 0 || total > MESSAGE_LIMIT {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("a message of {total} bytes")));
+        }
+        let mut nothing = SendAncillaryBuffer::default();
+        loop {
+            match rustix::net::sendmsg(self.socket.get_ref(), parts, &mut nothing, SendFlags::NOSIGNAL) {
+                Ok(_) => return Ok(true),
+                Err(Errno::INTR) => {}
+                // ENOBUFS: the same, for want of kernel memory.
+                Err(Errno::AGAIN | Errno::NOBUFS) => return Ok(false),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Waits until a message may fit again, or the worker is gone.
+    pub(crate) fn poll_send_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let full = match &mut self.full {
+            Some(full) => full,
+            slot => {
+                let socket = self.socket.get_ref().try_clone()?;
+                slot.insert(fds::watch(socket, Interest::WRITABLE)?)
+            }
+        };
+        ready!(full.poll_write_ready(cx))?.retain_ready();
+        self.full = None;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Receives one message into `buffer` and says how long it is; 0 is the end.
+    ///
+    /// A worker that dies with unread messages makes one receive fail with `ECONNRESET`, and its
+    /// finished replies come after: that error is not the end and is read past here.
+    ///
+    /// # Errors
+    /// `InvalidData` for a message longer than `buffer`; it is lost.
+    pub(crate) fn poll_recv(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        loop {
+            let mut guard = ready!(self.socket.poll_read_ready(cx))?;
+            match rustix::net::recv(guard.get_inner(), &mut *buffer, RecvFlags::TRUNC) {
+                Ok((_, length)) if length > buffer.len() => {
+                    let what = format!("a message of {length} bytes, above the limit of {}", buffer.len());
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, what)));
+                }
+                Ok((_, length)) => return Poll::Ready(Ok(length)),
+                Err(Errno::INTR | Errno::CONNRESET) => {}
+                Err(Errno::AGAIN) => guard.clear_ready(),
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+    }
+}

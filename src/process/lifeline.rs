@@ -1,0 +1,62 @@
+//! What ties a worker's life to this side, and what tells of its death.
+
+use super::fds;
+use rustix::process::Signal;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// The host's end of a worker's lifeline: when it closes, for whatever reason, the kernel kills the
+/// worker's whole process group.
+#[derive(Debug)]
+#[must_use = "dropping it kills the worker"]
+pub(crate) struct Lifeline {
+    _end: OwnedFd,
+}
+
+impl Lifeline {
+    pub(super) fn new(end: OwnedFd) -> Self {
+        Self { _end: end }
+    }
+}
+
+/// Resolves when the process has exited, whoever is its parent.
+#[derive(Debug)]
+pub(crate) struct DeathWatch {
+    pidfd: AsyncFd<OwnedFd>,
+}
+
+impl DeathWatch {
+    /// Needs a runtime with I/O.
+    pub(crate) fn new(pidfd: OwnedFd) -> io::Result<Self> {
+        Ok(Self { pidfd: fds::watch(pidfd, Interest::READABLE)? })
+    }
+
+    pub(crate) fn poll_dead(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match ready!(self.pidfd.poll_read_ready(cx)) {
+            Ok(mut guard) => guard.retain_ready(),
+            // The runtime is going away and will never tell; its owner is going with it.
+            Err(_) => return Poll::Pending,
+        }
+        Poll::Ready(())
+    }
+
+    /// Signals this very process, for one that left its process group.
+    ///
+    /// # Errors
+    /// `ESRCH` when it is gone.
+    pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
+        Ok(rustix::process::pidfd_send_signal(self.pidfd.get_ref(), signal)?)
+    }
+}
+
+impl Future for DeathWatch {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_dead(cx)
+    }
+}

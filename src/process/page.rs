@@ -1,0 +1,215 @@
+#![expect(unsafe_code, reason = "the control page is memory that another process writes")]
+//! The control page: 4 KiB that the host and one worker both see, one aligned 64-bit word per fact.
+//!
+//! Each word has one writer. The worker writes *begun* before it looks at anything of a call, so
+//! that after a death the host knows exactly which calls had begun; the host takes a call back by
+//! writing its revoke word, then [`barrier`](Page::barrier), then reading *begun*. The layout is
+//! specified in `docs/process-model.md` and mirrored in `worker_py/snakebridge_worker/page.py`.
+
+use super::fds;
+use crate::config::MAX_CONCURRENCY;
+use rustix::mm::{MapFlags, ProtFlags};
+use rustix::thread::MembarrierCommand;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+const SIZE: usize = 4096;
+const WORDS: usize = SIZE / 8;
+
+/// `SBPAGE` and the version of the layout.
+pub(super) const MAGIC: u64 = 0x5342_5041_4745_0001;
+
+const WORD_MAGIC: usize = 0;
+const WORD_ENTRIES: usize = 1;
+/// Written by the host; on a cache line of their own, as the next two groups.
+const WORD_HOST_SENT: usize = 8;
+const WORD_POLL_BUDGET: usize = 9;
+const WORD_INTERRUPT: usize = 10;
+/// Written by the worker.
+const WORD_WORKER_SENT: usize = 16;
+const WORD_FENCED: usize = 17;
+/// Written by the host: the sequence number at `seq % REVOKE_WORDS` is taken back.
+const FIRST_REVOKE: usize = 64;
+const REVOKE_WORDS: usize = 64;
+/// Written by the worker: the entries share what is left, so that one entry has room for a deep
+/// stack of nested calls and many entries for a shallow one.
+const FIRST_ENTRY: usize = 128;
+const ENTRY_BEGUN: usize = 0;
+const ENTRY_BEGUN_NESTED: usize = 1;
+const ENTRY_DEPTH: usize = 2;
+const ENTRY_DONE: usize = 3;
+const ENTRY_BEGAN_AT: usize = 4;
+const ENTRY_STACK: usize = 8;
+
+/// One worker's control page, mapped here.
+#[derive(Debug)]
+pub(crate) struct Page {
+    words: NonNull<AtomicU64>,
+    entries: u32,
+}
+
+// SAFETY: the mapping is plain memory that is only touched through atomics.
+unsafe impl Send for Page {}
+// SAFETY: as above.
+unsafe impl Sync for Page {}
+
+impl Page {
+    /// A fresh page for a worker that runs `entries` calls at once, and the descriptor it gets.
+    pub(super) fn new(entries: usize) -> io::Result<(Self, OwnedFd)> {
+        let memory = fds::sealed_memory("snakebridge-page", SIZE as u64)?;
+        let page = Self::map(&memory, entries.clamp(1, MAX_CONCURRENCY))?;
+        page.word(WORD_MAGIC).store(MAGIC, Ordering::Release);
+        page.word(WORD_ENTRIES).store(u64::from(page.entries), Ordering::Release);
+        Ok((page, memory))
+    }
+
+    fn map(memory: impl AsFd, entries: usize) -> io::Result<Self> {
+        // SAFETY: a new mapping at an address of the kernel's choice aliases nothing; the memory is
+        // sealed against shrinking, so that no access can fault; `Drop` unmaps it.
+        let start = unsafe {
+            let flags = ProtFlags::READ | ProtFlags::WRITE;
+            rustix::mm::mmap(std::ptr::null_mut(), SIZE, flags, MapFlags::SHARED, memory, 0)?
+        };
+        let words = NonNull::new(start.cast()).expect("mmap never answers null");
+        Ok(Self { words, entries: u32::try_from(entries).expect("clamped by the caller") })
+    }
+
+    /// How many calls the worker runs at once.
+    pub(crate) fn entries(&self) -> u32 {
+        self.entries
+    }
+
+    /// The sequence number of the last plain call begun at an entry; 0: none yet. Calls of one
+    /// entry begin in the order sent, so every number up to it has begun or was taken back.
+    pub(crate) fn begun(&self, entry: u32) -> u64 {
+        self.entry(entry, ENTRY_BEGUN).load(Ordering::Acquire)
+    }
+
+    /// The same for calls that run nested inside others, which overtake the plain ones.
+    pub(crate) fn begun_nested(&self, entry: u32) -> u64 {
+        self.entry(entry, ENTRY_BEGUN_NESTED).load(Ordering::Acquire)
+    }
+
+    /// How many calls run at the entry, each nested in the one before; 0: idle.
+    pub(crate) fn depth(&self, entry: u32) -> u64 {
+        self.entry(entry, ENTRY_DEPTH).load(Ordering::Acquire)
+    }
+
+    /// The running call at a level of the entry's stack, 0 being the outermost; `None` beyond the
+    /// depth, or beyond the room of the page.
+    pub(crate) fn running(&self, entry: u32, level: usize) -> Option<u64> {
+        let shown = (self.depth(entry) as usize).min(self.entry_words() - ENTRY_STACK);
+        (level < shown).then(|| self.entry(entry, ENTRY_STACK + level).load(Ordering::Acquire))
+    }
+
+    /// How many calls have ended at the entry.
+    pub(crate) fn done(&self, entry: u32) -> u64 {
+        self.entry(entry, ENTRY_DONE).load(Ordering::Acquire)
+    }
+
+    /// When the outermost running call began, in nanoseconds of the monotonic clock.
+    pub(crate) fn began_at(&self, entry: u32) -> u64 {
+        self.entry(entry, ENTRY_BEGAN_AT).load(Ordering::Acquire)
+    }
+
+    /// Takes a sent call back: the worker passes it over unless it has begun. Only after
+    /// [`barrier`](Self::barrier) does *begun* say which. At most the last 64 numbers can be
+    /// taken back at once, which is more than are ever sent ahead.
+    pub(crate) fn revoke(&self, seq: u64) {
+        self.word(FIRST_REVOKE + seq as usize % REVOKE_WORDS).store(seq, Ordering::Release);
+    }
+
+    /// Makes a revoke exact: after it, either the worker sees the revoke words written before it,
+    /// or this side sees *begun*. `false`: the worker is not yet, or cannot be, reached by barriers, and what was sent must be taken for begun.
+    #[must_use]
+    pub(crate) fn barrier(&self) -> bool {
+        if self.word(WORD_FENCED).load(Ordering::Acquire) == 0 {
+            return false;
+        }
+        std::sync::atomic::fence(Ordering::SeqCst);
+        rustix::thread::membarrier(MembarrierCommand::GlobalExpedited).is_ok()
+    }
+
+    /// Counts a message sent to the worker; after the send, never before, or the worker wakes to find nothing.
+    pub(crate) fn count_sent(&self) {
+        self.word(WORD_HOST_SENT).fetch_add(1, Ordering::Release);
+    }
+
+    /// How many messages the worker has sent.
+    pub(crate) fn worker_sent(&self) -> u64 {
+        self.word(WORD_WORKER_SENT).load(Ordering::Acquire)
+    }
+
+    /// How long the worker polls before it sleeps.
+    pub(crate) fn set_poll_budget(&self, nanos: u64) {
+        self.word(WORD_POLL_BUDGET).store(nanos, Ordering::Release);
+    }
+
+    /// The call that the next interrupt is meant for; 0: none.
+    pub(crate) fn set_interrupt(&self, seq: u64) {
+        self.word(WORD_INTERRUPT).store(seq, Ordering::SeqCst);
+    }
+
+    fn entry_words(&self) -> usize {
+        (WORDS - FIRST_ENTRY) / self.entries as usize
+    }
+
+    fn entry(&self, entry: u32, word: usize) -> &AtomicU64 {
+        assert!(entry < self.entries, "entry {entry} of {}", self.entries);
+        self.word(FIRST_ENTRY + entry as usize * self.entry_words() + word)
+    }
+
+    fn word(&self, index: usize) -> &AtomicU64 {
+        assert!(index < WORDS);
+        // SAFETY: within the mapping, which lives as long as `self`; aligned, as the mapping is.
+        unsafe { self.words.add(index).as_ref() }
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `map` with this size, and no reference into it outlives `self`.
+        let unmapped = unsafe { rustix::mm::munmap(self.words.as_ptr().cast(), SIZE) };
+        debug_assert!(unmapped.is_ok());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_entry_has_words_of_its_own_inside_the_page() {
+        for entries in 1..=MAX_CONCURRENCY {
+            let (page, memory) = Page::new(entries).expect("a page");
+            let other = Page::map(&memory, entries).expect("mapped twice");
+            let last = page.entry_words() - 1;
+            for entry in 0..page.entries() {
+                other.entry(entry, ENTRY_BEGUN).store(100 + u64::from(entry), Ordering::Release);
+                other.entry(entry, last).store(200 + u64::from(entry), Ordering::Release);
+            }
+            for entry in 0..page.entries() {
+                assert_eq!(page.begun(entry), 100 + u64::from(entry));
+                assert_eq!(page.entry(entry, last).load(Ordering::Acquire), 200 + u64::from(entry));
+            }
+        }
+    }
+
+    #[test]
+    fn a_stack_deeper_than_its_room_shows_the_outermost_calls() {
+        let (page, _memory) = Page::new(MAX_CONCURRENCY).expect("a page");
+        page.entry(0, ENTRY_DEPTH).store(u64::MAX, Ordering::Release);
+        page.entry(0, ENTRY_STACK).store(7, Ordering::Release);
+        assert_eq!(page.running(0, 0), Some(7));
+        assert_eq!(page.running(0, page.entry_words()), None, "whatever depth a hostile worker claims");
+        assert_eq!(page.running(1, 0), None);
+    }
+
+    #[test]
+    #[should_panic(expected = "entry 1 of 1")]
+    fn an_entry_that_is_not_there_is_a_bug() {
+        Page::new(1).expect("a page").0.begun(1);
+    }
+}

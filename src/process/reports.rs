@@ -1,0 +1,234 @@
+//! What a zygote tells, in the order in which it happened.
+
+use super::exit::{Exit, ExitStatus};
+use super::fds;
+use super::spawn::Reaped;
+use super::{Output, link::FarEnds};
+use crate::id::WorkerId;
+use futures::Stream;
+use serde::Deserialize;
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// A fact about a zygote or one of its workers.
+#[derive(Debug)]
+pub(crate) enum ZygoteEvent {
+    /// The worker's process is there; it is not ready yet.
+    Forked { worker: WorkerId, pid: u32, pidfd: OwnedFd },
+    /// It never was.
+    ForkFailed { worker: WorkerId, why: String },
+    /// The worker's process is gone and was reaped.
+    Exited { worker: WorkerId, exit: Exit },
+    /// The zygote is gone: the last event. Its workers live on, and nobody will tell how they end.
+    Gone { why: String },
+}
+
+/// What the zygote writes, as JSON; a `forked` report carries the worker's pidfd.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Report {
+    Ready { lifeline: bool, exec_because: Option<String> },
+    Failed { permanent: bool, what: String },
+    Forked { id: u64, pid: u32 },
+    ForkFailed { id: u64, why: String },
+    Exited { id: u64, status: i32, max_rss: u64 },
+}
+
+/// The control socket, with what waits to be sent on it and who is known behind it.
+#[derive(Debug)]
+pub(super) struct Control {
+    socket: AsyncFd<OwnedFd>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    workers: BTreeMap<u64, WorkerId>,
+    next: u64,
+    /// Requests that the full socket did not take; at most one for each slot of the pool.
+    waiting: VecDeque<(Vec<u8>, FarEnds)>,
+    reader: Option<Waker>,
+}
+
+/// A report is a line of JSON; only a traceback makes it long, and the zygote cuts it.
+const REPORT_LIMIT: usize = 64 * 1024;
+
+impl Control {
+    pub(super) fn new(socket: OwnedFd) -> io::Result<Self> {
+        let socket = fds::watch(socket, Interest::READABLE | Interest::WRITABLE)?;
+        Ok(Self { socket, state: Mutex::default() })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends a fork request, or keeps it until the socket takes it.
+    pub(super) fn request(&self, worker: &WorkerId, ref_base: u64, ends: FarEnds) -> io::Result<()> {
+        let mut state = self.state();
+        state.next += 1;
+        let id = state.next;
+        let request = serde_json::json!({"id": id, "worker": worker.to_string(), "ref_base": ref_base});
+        state.workers.insert(id, worker.clone());
+        state.waiting.push_back((request.to_string().into_bytes(), ends));
+        let sent = self.flush(&mut state);
+        if sent.is_err() {
+            state.workers.remove(&id);
+            state.waiting.pop_back();
+        }
+        if !state.waiting.is_empty()
+            && let Some(reader) = state.reader.take()
+        {
+            reader.wake();
+        }
+        sent
+    }
+
+    fn flush(&self, state: &mut State) -> io::Result<()> {
+        while let Some((request, ends)) = state.waiting.front() {
+            match fds::send(self.socket.get_ref(), request, &ends.borrowed()) {
+                Ok(()) => drop(state.waiting.pop_front()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what waits, once there is room; ready when nothing waits, or nobody will take it.
+    fn poll_flushed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let mut state = self.state();
+            if state.waiting.is_empty() {
+                state.reader = Some(cx.waker().clone());
+                return Poll::Ready(());
+            }
+            let Ok(mut guard) = ready!(self.socket.poll_write_ready(cx)) else { return Poll::Ready(()) };
+            if self.flush(&mut state).is_err() {
+                return Poll::Ready(());
+            }
+            if !state.waiting.is_empty() {
+                guard.clear_ready();
+            }
+        }
+    }
+
+    /// The next report; `None` at the end.
+    pub(super) fn poll_report(&self, cx: &mut Context<'_>) -> Poll<io::Result<Option<(Report, Option<OwnedFd>)>>> {
+        let mut bytes = vec![0; REPORT_LIMIT];
+        loop {
+            let mut guard = ready!(self.socket.poll_read_ready(cx))?;
+            match fds::recv(guard.get_inner(), &mut bytes) {
+                Ok((0, _)) => return Poll::Ready(Ok(None)),
+                Ok((length, mut fds)) => {
+                    let report = serde_json::from_slice(&bytes[..length])?;
+                    return Poll::Ready(Ok(Some((report, fds.pop()))));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+/// The events of one zygote; ends after [`ZygoteEvent::Gone`]. It must be polled for forks to go on.
+#[derive(Debug)]
+#[must_use = "a stream does nothing unless it is polled"]
+pub(crate) struct ZygoteEvents {
+    control: Arc<Control>,
+    reaped: Reaped,
+    output: Output,
+    exit: Option<Exit>,
+    open: bool,
+    over: bool,
+    broken: Option<String>,
+}
+
+impl ZygoteEvents {
+    pub(super) fn new(control: Arc<Control>, reaped: Reaped, output: Output) -> Self {
+        Self { control, reaped, output, exit: None, open: true, over: false, broken: None }
+    }
+
+    fn event(&self, report: Report, pidfd: Option<OwnedFd>) -> Result<ZygoteEvent, String> {
+        let mut state = self.control.state();
+        let unknown = |id: u64| format!("it told of worker {id}, which it was never asked for");
+        match report {
+            Report::Forked { id, pid } => {
+                let worker = state.workers.get(&id).cloned().ok_or_else(|| unknown(id))?;
+                let pidfd = pidfd.ok_or("it sent no pidfd")?;
+                Ok(ZygoteEvent::Forked { worker, pid, pidfd })
+            }
+            Report::ForkFailed { id, why } => {
+                let worker = state.workers.remove(&id).ok_or_else(|| unknown(id))?;
+                Ok(ZygoteEvent::ForkFailed { worker, why })
+            }
+            Report::Exited { id, status, max_rss } => {
+                let worker = state.workers.remove(&id).ok_or_else(|| unknown(id))?;
+                let status = ExitStatus::from_wait(status);
+                Ok(ZygoteEvent::Exited { worker, exit: Exit { status, max_rss } })
+            }
+            Report::Ready { .. } | Report::Failed { .. } => Err("it reported its start twice".to_owned()),
+        }
+    }
+
+    fn gone(&mut self, exit: Exit) -> ZygoteEvent {
+        self.over = true;
+        let mut why = format!("the zygote ended: {exit}");
+        if let Some(broken) = &self.broken {
+            why = format!("the zygote broke the protocol: {broken}");
+        }
+        let tail = self.output.stderr_tail();
+        if !tail.is_empty() {
+            why = format!("{why}\n{tail}");
+        }
+        ZygoteEvent::Gone { why }
+    }
+}
+
+impl Stream for ZygoteEvents {
+    type Item = ZygoteEvent;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<ZygoteEvent>> {
+        if self.over {
+            return Poll::Ready(None);
+        }
+        if self.exit.is_none()
+            && let Poll::Ready(exit) = Pin::new(&mut self.reaped).poll(cx)
+        {
+            self.exit = Some(exit.unwrap_or(Exit::UNKNOWN));
+        }
+        if self.open {
+            let _ = self.control.poll_flushed(cx);
+            match self.control.poll_report(cx) {
+                Poll::Ready(Ok(Some((report, pidfd)))) => match self.event(report, pidfd) {
+                    Ok(event) => return Poll::Ready(Some(event)),
+                    Err(broken) => self.broken = Some(broken),
+                },
+                Poll::Ready(Ok(None)) => self.open = false,
+                Poll::Ready(Err(error)) => self.broken = Some(error.to_string()),
+                // Reaped, and all that it ever sent was read: a process that it left behind may hold
+                // the other end open.
+                Poll::Pending if self.exit.is_some() => self.open = false,
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        if self.broken.is_some() {
+            // Nothing that it says can be relied on any more: the owner drops the zygote, which ends it.
+            let event = self.gone(Exit::UNKNOWN);
+            return Poll::Ready(Some(event));
+        }
+        match self.exit {
+            Some(exit) => {
+                let event = self.gone(exit);
+                Poll::Ready(Some(event))
+            }
+            None => Poll::Pending,
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Starting: what a worker finds, what a bad start says.
+
+use super::*;
+use crate::config::StartMethod;
+use std::os::unix::fs::PermissionsExt;
+
+async fn failure(spec: ZygoteSpec) -> super::super::StartError {
+    soon(Zygote::start(spec)).await.err().expect("this cannot start")
+}
+
+#[tokio::test]
+async fn a_worker_starts_on_every_python_by_either_method() {
+    for interpreter in interpreters() {
+        for method in [StartMethod::Zygote, StartMethod::Exec] {
+            let marked = Marked::new();
+            let mut spec = spec(&marked);
+            spec.interpreter = interpreter.clone();
+            spec.start_method = method;
+            spec.concurrency = 3;
+            spec.init = Some("a:b".to_owned());
+            spec.preload = vec!["decimal".to_owned()];
+            let (mut zygote, mut events) = start(spec).await;
+            assert!(zygote.guarantees().lifeline);
+            assert_eq!(zygote.guarantees().exec_because, None);
+            let mut link = zygote.fork(&worker(0), 1 << 40).expect("a fork");
+            let (_, pid, _) = forked(&mut events).await;
+            let about = "answer = (worker, ref_base, concurrency, init, page.entries, os.getpid(), os.getpgid(0), \
+                         'decimal' in sys.modules, sys.version_info[:3], sys.path[0] != '' and '' not in sys.path)";
+            let (major, minor, patch) = interpreter.version;
+            let expected = format!(
+                "('test/0#1', {}, 3, 'a:b', 3, {pid}, {pid}, True, ({major}, {minor}, {patch}), True)",
+                1u64 << 40
+            );
+            assert_eq!(ask(&mut link, about).await, expected, "{interpreter:?} {method:?}");
+            drop((zygote, link));
+            marked.assert_gone_within(Duration::from_secs(1));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_worker_has_exactly_the_descriptors_that_are_documented() {
+    let _leaked = std::fs::File::open("/dev/null").expect("a file of the host");
+    for method in [StartMethod::Zygote, StartMethod::Exec] {
+        let marked = Marked::new();
+        let mut spec = spec(&marked);
+        spec.start_method = method;
+        let (mut zygote, mut events) = start(spec).await;
+        let mut others = Vec::new();
+        for slot in 1..4 {
+            others.push(zygote.fork(&worker(slot), 0).expect("a fork"));
+            forked(&mut events).await;
+        }
+        let mut link = zygote.fork(&worker(0), 0).expect("a fork");
+        let list = r"
+fds = {}
+listing = os.open('/proc/self/fd', os.O_RDONLY)
+for fd in sorted(map(int, os.listdir(listing))):
+    if fd != listing:
+        target = os.readlink(f'/proc/self/fd/{fd}')
+        fds[fd] = target.split(':')[0] + ('' if os.get_inheritable(fd) == (fd < 3) else ' inheritable')
+os.close(listing)
+answer = fds";
+        let expected = "{0: '/dev/null', 1: 'pipe', 2: 'pipe', 3: 'socket', 4: 'socket', 5: 'socket', 6: '/memfd'}";
+        assert_eq!(ask(&mut link, list).await, expected, "{method:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_bad_preload_is_permanent_and_says_what_python_says() {
+    let files = Files::new(&[
+        ("imports_nothing.py", "import no_such_module_at_all\n"),
+        ("no_syntax.py", "def f(:\n"),
+        ("exits.py", "import sys\nsys.exit('enough')\n"),
+        ("exits_hard.py", "import os\nos._exit(3)\n"),
+        ("raises.py", "raise KeyboardInterrupt\n"),
+    ]);
+    let cases = [
+        ("imports_nothing", "No module named 'no_such_module_at_all'"),
+        ("no_syntax", "SyntaxError"),
+        ("exits", "SystemExit: enough"),
+        ("exits_hard", "exit status 3"),
+        ("raises", "KeyboardInterrupt"),
+        ("is_not_there", "No module named 'is_not_there'"),
+    ];
+    for method in [StartMethod::Zygote, StartMethod::Exec] {
+        for (module, says) in cases {
+            let marked = Marked::new();
+            let mut spec = spec(&marked);
+            spec.start_method = method;
+            spec.python_path = vec![files.0.clone()];
+            spec.preload = vec![module.to_owned()];
+            let error = failure(spec).await;
+            assert!(error.permanent && error.what.contains(says), "{module} {method:?}: {error:?}");
+            marked.assert_gone_within(Duration::from_secs(1));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_broken_sitecustomize_costs_a_message_and_not_the_worker() {
+    for (text, says) in [("raise RuntimeError('broken')", "broken"), ("import sys; sys.exit(9)", "SystemExit: 9")] {
+        let files = Files::new(&[("sitecustomize.py", text)]);
+        let marked = Marked::new();
+        let mut spec = spec(&marked);
+        spec.env.push(("PYTHONPATH".to_owned(), files.0.display().to_string()));
+        spec.start_method = StartMethod::Exec;
+        let (mut zygote, _events) = start(spec).await;
+        let mut link = zygote.fork(&worker(0), 0).expect("a fork");
+        assert_eq!(ask(&mut link, "import json; answer = json.dumps([1])").await, "[1]");
+        assert!(link.output.stderr_tail().contains(says), "{}", link.output.stderr_tail());
+    }
+}
+
+#[tokio::test]
+async fn a_preload_that_leaves_threads_is_executed_instead_and_named() {
+    let files = Files::new(&[(
+        "threaded.py",
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n",
+    )]);
+    let marked = Marked::new();
+    let mut spec = spec(&marked);
+    spec.python_path = vec![files.0.clone()];
+    spec.preload = vec!["json".to_owned(), "threaded".to_owned()];
+    let (mut zygote, mut events) = start(spec).await;
+    let because = zygote.guarantees().exec_because.clone().expect("it cannot be forked");
+    assert!(because.contains("threaded"), "{because}");
+    let mut link = zygote.fork(&worker(0), 0).expect("a fork");
+    let (_, pid, _) = forked(&mut events).await;
+    assert_eq!(ask(&mut link, "answer = os.getpid(), 'threaded' in sys.modules").await, format!("({pid}, True)"));
+    drop(zygote);
+    marked.assert_gone_within(Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn a_module_in_the_working_directory_is_not_found_but_one_on_python_path_is() {
+    let files = Files::new(&[("only_here.py", "x = 1\n"), ("os.py", "raise RuntimeError('shadowed')\n")]);
+    let marked = Marked::new();
+    let mut spec = spec(&marked);
+    spec.python_path = vec![files.0.clone()];
+    let (mut zygote, _events) = start(spec).await;
+    let mut link = zygote.fork(&worker(0), 0).expect("a fork");
+    assert_eq!(ask(&mut link, "import only_here; answer = only_here.x").await, "1");
+    let here = "import importlib.util; answer = importlib.util.find_spec('worker_py')";
+    assert_eq!(ask(&mut link, here).await, "None", "the tests run in a directory that has worker_py");
+}
+
+#[tokio::test]
+async fn tracebacks_show_the_embedded_source() {
+    let marked = Marked::new();
+    let (mut zygote, _events) = start(spec(&marked)).await;
+    let mut link = zygote.fork(&worker(0), 0).expect("a fork");
+    let text = ask(&mut link, "outgoing.put([b'x'], 1 << 40)").await;
+    assert!(text.contains("File \"<snakebridge>/blocks.py\"") && text.contains("raise ValueError(f\"a body"), "{text}");
+}
+
+#[tokio::test]
+async fn no_python_at_the_path_is_permanent() {
+    let files = Files::new(&[("not_executable", "#!/bin/sh\n"), ("no_program", "\x7fELF nonsense")]);
+    let set = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(files.0.join("no_program"), set).expect("chmod");
+    for name in ["missing", "not_executable", "no_program"] {
+        let marked = Marked::new();
+        let mut spec = spec(&marked);
+        spec.interpreter.executable = files.0.join(name);
+        let error = failure(spec).await;
+        assert!(error.permanent && error.what.contains("cannot run"), "{name}: {error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_start_that_takes_too_long_fails_and_leaves_nothing() {
+    let files = Files::new(&[("slow.py", "import time; time.sleep(60)\n")]);
+    let marked = Marked::new();
+    let mut spec = spec(&marked);
+    spec.python_path = vec![files.0.clone()];
+    spec.preload = vec!["slow".to_owned()];
+    spec.start_timeout = Duration::from_millis(300);
+    let error = failure(spec).await;
+    assert!(!error.permanent && error.what.contains("300ms"), "{error:?}");
+    marked.assert_gone_within(Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn a_zygote_that_is_told_to_end_is_reaped() {
+    let marked = Marked::new();
+    let (zygote, mut events) = start(spec(&marked)).await;
+    drop(zygote);
+    let ZygoteEvent::Gone { why } = next(&mut events).await else { panic!("it does not end") };
+    assert!(why.contains("exit status 0"), "{why}");
+    assert!(soon(events.next()).await.is_none());
+}

@@ -1,0 +1,184 @@
+//! Finding a Python interpreter that will do.
+
+use crate::config::PoolConfig;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::Signal;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::io::Read;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// The oldest minor version of Python 3 that the worker runs on.
+const OLDEST: (u8, u8) = (3, 10);
+/// How long the whole search may take: a hanging shim must not hang it.
+const LIMIT: Duration = Duration::from_millis(4_500);
+/// Names that a search on `PATH` mentions when `python3` does not do.
+const OTHERS: [&str; 6] = ["python3.10", "python3.11", "python3.12", "python3.13", "python3.14", "python"];
+/// An answer is a path and a version.
+const ANSWER_LIMIT: u64 = 64 * 1024;
+
+/// An interpreter that was run and asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Interpreter {
+    /// Its own `sys.executable`: what a shim or a `PATH` resolved to, a virtual environment's link kept.
+    pub(crate) executable: PathBuf,
+    pub(crate) version: (u8, u8, u8),
+}
+
+/// No interpreter will do.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) struct FindError {
+    wanted: String,
+    tried: Vec<(PathBuf, String)>,
+}
+
+impl fmt::Display for FindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (major, minor) = OLDEST;
+        write!(f, "no Python {major}.{minor} or later: {}", self.wanted)?;
+        for (path, what) in &self.tried {
+            write!(f, "; {}: {what}", path.display())?;
+        }
+        f.write_str("; name one with .python(path) or SNAKEBRIDGE_PYTHON")
+    }
+}
+
+/// Finds the interpreter of a pool: the one named in its configuration, else `SNAKEBRIDGE_PYTHON`,
+/// `VIRTUAL_ENV`, `./.venv`, `python3`, whichever is first. The first that is named must do: an
+/// environment that is active but broken is never passed over in silence.
+///
+/// Blocks, for at most 5 s: it runs what it finds.
+///
+/// # Errors
+/// [`FindError`], with what was found.
+pub(crate) fn find(config: &PoolConfig) -> Result<Interpreter, FindError> {
+    find_among(config, &|name| std::env::var_os(name).filter(|value| !value.is_empty()))
+}
+
+fn find_among(config: &PoolConfig, var: &dyn Fn(&str) -> Option<OsString>) -> Result<Interpreter, FindError> {
+    let deadline = Instant::now() + LIMIT;
+    let (path, wanted) = choose(config, var);
+    let mut tried = Vec::new();
+    match probe(&path, deadline) {
+        Ok(interpreter) => return Ok(interpreter),
+        Err(what) => tried.push((path.clone(), what)),
+    }
+    if path == Path::new("python3") {
+        // Not a choice, only a hint: which one of several is meant is for a person to say.
+        for other in OTHERS {
+            let other = Path::new(other);
+            match probe(other, deadline) {
+                Ok(found) => {
+                    let (major, minor, patch) = found.version;
+                    tried.push((found.executable, format!("version {major}.{minor}.{patch}, would do")));
+                }
+                Err(what) if what == NOT_FOUND => {}
+                Err(what) => tried.push((other.to_owned(), what)),
+            }
+        }
+    }
+    Err(FindError { wanted, tried })
+}
+
+/// Which interpreter is meant, and why.
+fn choose(config: &PoolConfig, var: &dyn Fn(&str) -> Option<OsString>) -> (PathBuf, String) {
+    let inside = |environment: &Path| environment.join("bin/python");
+    if let Some(path) = &config.python {
+        return (path.clone(), "as configured with .python()".into());
+    }
+    if let Some(environment) = &config.venv {
+        return (inside(environment), "as configured with .venv()".into());
+    }
+    if let Some(path) = var("SNAKEBRIDGE_PYTHON") {
+        return (path.into(), "SNAKEBRIDGE_PYTHON says so".into());
+    }
+    if let Some(environment) = var("VIRTUAL_ENV") {
+        return (inside(Path::new(&environment)), "VIRTUAL_ENV says so".into());
+    }
+    let local = inside(Path::new(".venv"));
+    if local.exists() {
+        return (local, "found in ./.venv".into());
+    }
+    ("python3".into(), "searched on PATH".into())
+}
+
+const NOT_FOUND: &str = "not found";
+const QUESTION: &str = "import sys\nsys.stdout.write('%d %d %d %s' % (sys.version_info[:3] + (sys.executable,)))";
+
+/// Runs an interpreter and asks who it is.
+fn probe(path: &Path, deadline: Instant) -> Result<Interpreter, String> {
+    let mut command = Command::new(path);
+    command.args([OsStr::new("-S"), OsStr::new("-c"), OsStr::new(QUESTION)]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0);
+    let child = command.spawn().map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => NOT_FOUND.to_owned(),
+        _ => format!("cannot be run: {error}"),
+    })?;
+    let answer = Asked(child).answer(deadline)?;
+    understand(&answer)
+}
+
+fn understand(answer: &[u8]) -> Result<Interpreter, String> {
+    let strange =
+        || format!("does not answer like Python: {:?}", String::from_utf8_lossy(&answer[..answer.len().min(80)]));
+    let mut parts = answer.splitn(4, |&byte| byte == b' ');
+    let mut number = || std::str::from_utf8(parts.next()?).ok()?.parse::<u8>().ok();
+    let version = (|| Some((number()?, number()?, number()?)))().ok_or_else(strange)?;
+    let executable = parts.next().filter(|path| !path.is_empty()).ok_or_else(strange)?;
+    let (major, minor, patch) = version;
+    if (major, minor) < OLDEST {
+        return Err(format!("version {major}.{minor}.{patch} is too old"));
+    }
+    Ok(Interpreter { executable: OsString::from_vec(executable.to_vec()).into(), version })
+}
+
+/// A child that is killed with its group when it is dropped.
+struct Asked(Child);
+
+impl Asked {
+    fn answer(mut self, deadline: Instant) -> Result<Vec<u8>, String> {
+        let hangs = || "did not answer in time".to_owned();
+        let mut stdout = self.0.stdout.take().expect("piped").take(ANSWER_LIMIT);
+        let mut answer = Vec::new();
+        let mut chunk = [0; 4096];
+        loop {
+            let left = deadline.checked_duration_since(Instant::now()).ok_or_else(hangs)?;
+            let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+            let mut readable = [PollFd::new(stdout.get_ref(), PollFlags::IN)];
+            match rustix::event::poll(&mut readable, Some(&left)) {
+                Ok(0) => return Err(hangs()),
+                Ok(_) => match stdout.read(&mut chunk) {
+                    Ok(0) => break,
+                    Ok(length) => answer.extend_from_slice(&chunk[..length]),
+                    Err(error) => return Err(error.to_string()),
+                },
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        loop {
+            match self.0.try_wait() {
+                Ok(Some(status)) if status.success() => return Ok(answer),
+                Ok(Some(status)) => return Err(format!("failed: {status}")),
+                Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(1)),
+                Ok(None) => return Err(hangs()),
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        if let Ok(None) = self.0.try_wait() {
+            // Not reaped, so that neither its id nor its group's can be another's.
+            let group = rustix::process::Pid::from_child(&self.0);
+            let _ = rustix::process::kill_process_group(group, Signal::KILL);
+            let _ = self.0.wait();
+        }
+    }
+}

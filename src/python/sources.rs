@@ -1,0 +1,64 @@
+//! The Python side's source, embedded here and handed over in memory: nothing is installed or written to disk.
+
+use serde::Serialize;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+/// What the interpreter is given to execute; it makes [`Modules`] importable.
+pub(crate) const BOOTSTRAP: &str = include_str!("../../worker_py/bootstrap.py");
+
+macro_rules! sources {
+    ($($module:literal: $file:literal,)*) => {
+        &[$(($module, $file, include_str!(concat!("../../worker_py/", $file)))),*]
+    };
+}
+
+/// Each module's name, its file under `worker_py` and its source.
+const SOURCES: &[(&str, &str, &str)] = sources! {
+    "snakebridge": "snakebridge/__init__.py",
+    "snakebridge_worker": "snakebridge_worker/__init__.py",
+    "snakebridge_worker.blocks": "snakebridge_worker/blocks.py",
+    "snakebridge_worker.child": "snakebridge_worker/child.py",
+    "snakebridge_worker.kernel": "snakebridge_worker/kernel.py",
+    "snakebridge_worker.page": "snakebridge_worker/page.py",
+    "snakebridge_worker.start": "snakebridge_worker/start.py",
+    "snakebridge_worker.zygote": "snakebridge_worker/zygote.py",
+};
+
+/// The importable modules of a worker: their names, files and sources.
+#[derive(Clone, Debug, Serialize)]
+#[serde(transparent)]
+pub(crate) struct Modules(BTreeMap<Cow<'static, str>, (Cow<'static, str>, Cow<'static, str>)>);
+
+impl Modules {
+    /// Those of this crate.
+    pub(crate) fn embedded() -> Self {
+        let modules = SOURCES.iter().map(|&(name, file, source)| (name.into(), (file.into(), source.into())));
+        Self(modules.collect())
+    }
+
+    /// With a module added or replaced.
+    pub(crate) fn with(mut self, name: &'static str, source: impl Into<Cow<'static, str>>) -> Self {
+        self.0.insert(name.into(), (format!("{}.py", name.replace('.', "/")).into(), source.into()));
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn every_python_file_is_embedded() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("worker_py");
+        for package in ["snakebridge", "snakebridge_worker"] {
+            for entry in std::fs::read_dir(root.join(package)).expect("the package is there") {
+                let file = entry.expect("it can be listed").file_name().into_string().expect("a plain name");
+                let file = format!("{package}/{file}");
+                let known = SOURCES.iter().any(|(_, embedded, _)| *embedded == file);
+                assert!(known || !file.ends_with(".py"), "{file} is missing in SOURCES");
+            }
+        }
+    }
+}

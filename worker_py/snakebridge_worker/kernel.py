@@ -1,0 +1,149 @@
+"""What the standard library does not say to the kernel: guards against outliving, and their checks."""
+
+import ctypes
+import fcntl
+import os
+import select
+import signal
+import sys
+
+# Constants of the Linux interface; Python's own modules have them only if its build saw the right headers.
+F_SETOWN = 8
+F_SETSIG = 10
+O_ASYNC = 0o20000
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+MEMBARRIER_REGISTER_GLOBAL_EXPEDITED = 1 << 2
+MFD_CLOEXEC = 1
+MFD_ALLOW_SEALING = 2
+
+# System calls that an old C library, which a portable build of Python may be linked to, has no name for.
+# Since 5.1 numbers are the same on every architecture; the two older ones differ.
+SYS_PIDFD_OPEN = 434
+SYS_MEMBARRIER = {"x86_64": 324, "aarch64": 283, "riscv64": 283, "ppc64le": 365, "s390x": 356}
+SYS_MEMFD_CREATE = {"x86_64": 319, "aarch64": 279, "riscv64": 279, "ppc64le": 360, "s390x": 350}
+
+POLL_HANGUP = select.POLLIN | select.POLLHUP | select.POLLERR | 0x2000  # POLLRDHUP
+
+
+def _call(name: str, *arguments: int) -> int:
+    libc = ctypes.CDLL(None, use_errno=True)
+    result = getattr(libc, name)(*(ctypes.c_long(argument) for argument in arguments))
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{name}: {os.strerror(code)}")
+    return result
+
+
+def _number(table: "dict[str, int]") -> int:
+    machine = os.uname().machine
+    if machine not in table or sys.maxsize < 1 << 32:
+        raise OSError(f"system call numbers of {machine} are not known")
+    return table[machine]
+
+
+def adopt_orphans() -> None:
+    """What a descendant leaves behind becomes a child of this process, also after it forks (but not of its forks)."""
+    _call("prctl", PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def die_with_parent(parent: int) -> None:
+    """Dies when the thread that forked this process ends; at once, if it has ended."""
+    _call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def outlive_parent() -> None:
+    _call("prctl", PR_SET_PDEATHSIG, 0, 0, 0, 0)
+
+
+def register_for_barriers() -> bool:
+    """Lets the host order its reads of the control page after this process's writes; per exec."""
+    try:
+        _call("syscall", _number(SYS_MEMBARRIER), MEMBARRIER_REGISTER_GLOBAL_EXPEDITED, 0, 0)
+    except OSError:
+        return False
+    return True
+
+
+def pidfd_open(pid: int) -> int:
+    if hasattr(os, "pidfd_open"):
+        return os.pidfd_open(pid)
+    return _call("syscall", SYS_PIDFD_OPEN, pid, 0)
+
+
+def memfd_create(name: str) -> int:
+    """Memory that can be sealed."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING)
+    text = ctypes.create_string_buffer(name.encode())
+    number = _number(SYS_MEMFD_CREATE)
+    return _call("syscall", number, ctypes.addressof(text), MFD_CLOEXEC | MFD_ALLOW_SEALING)
+
+
+def fallocate(fd: int, mode: int, offset: int, size: int) -> None:
+    _call("fallocate", fd, mode, offset, size)
+
+
+def arm(lifeline: int, group: int) -> None:
+    """From now on the kernel kills the process group when the other end of the lifeline closes.
+
+    It needs no thread, no lock and no handler, so nothing that Python code does delays it. The owner
+    and the signal belong to the open file: they survive an exec.
+    """
+    fcntl.fcntl(lifeline, F_SETOWN, -group)
+    fcntl.fcntl(lifeline, F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | O_ASYNC)
+    if hung_up(lifeline):  # before it was armed, so that no signal will come
+        os.killpg(group, signal.SIGKILL)
+
+
+def disarm(lifeline: int) -> None:
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) & ~O_ASYNC)
+
+
+def hung_up(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, POLL_HANGUP)
+    return bool(poll.poll(0))
+
+
+def open_fds() -> "list[int]":
+    listing = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return [fd for fd in map(int, os.listdir(listing)) if fd != listing]
+    finally:
+        os.close(listing)
+
+
+def children() -> "list[int]":
+    """The children of this process, which has one thread; those that have ended and are not reaped too."""
+    try:
+        with open("/proc/thread-self/children", "rb") as listing:
+            return [int(pid) for pid in listing.read().split()]
+    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
+        return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _parent(pid) == os.getpid()]
+
+
+def _parent(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            return int(stat.read().rpartition(b")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+def threads() -> int:
+    return len(os.listdir("/proc/self/task"))
+
+
+def kill(pid: int, spared: "frozenset[int]" = frozenset()) -> None:
+    """Kills a child that was not reaped yet, with the process group it is in unless that is ours or spared."""
+    try:
+        group = os.getpgid(pid)
+        if group != os.getpgid(0) and group not in spared:
+            os.killpg(group, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass  # a zombie, or not ours to kill any more (it changed its user)
