@@ -107,7 +107,7 @@ impl Directory {
         inner.incarnations += 1;
         let key = SessionKey::new(id.clone(), inner.incarnations);
         let ttl = options.ttl.unwrap_or(self.config.ttl);
-        if inner.sessions.handle_created(&key, ttl, now).is_err() {
+        if inner.sessions.handle_created(key.clone(), ttl, now).is_err() {
             return Err(Error::SessionLimit { limit: self.config.max_sessions });
         }
         let max_refs = options.max_refs.unwrap_or(self.config.max_refs);

@@ -706,9 +706,8 @@ impl Handler<Workers> for PoolSupervisor {
         let workers = self.rules.workers().filter_map(|view| {
             let member = self.workers.get(view.id)?;
             let pid = member.pid?;
-            let running = view.running.iter().map(|(call, session)| RunningCall {
-                call: *call,
-                session: session.id().clone(),
+            let running = view.running.iter().filter_map(|call| {
+                Some(RunningCall { call: *call, session: self.rules.session_of(*call)?.id().clone() })
             });
             Some(WorkerInfo {
                 id: view.id.clone(),

@@ -9,7 +9,7 @@ use crate::config::LogLevel;
 use crate::event::{EndReason, Fact};
 use crate::id::{PoolName, RefId, SessionKey, WorkerId};
 use crate::observe::Events;
-use crate::rules::refs::{Refs, RefsAction};
+use crate::rules::refs::{RefAction, Refs};
 use actix::prelude::*;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -49,7 +49,7 @@ impl Registry {
     fn perform(&mut self) {
         while let Some(action) = self.refs.poll_action() {
             match action {
-                RefsAction::Free { session, worker, ids } => {
+                RefAction::Free { session, worker, ids } => {
                     self.events.emit(Fact::RefsFreed { worker: worker.clone(), count: ids.len() as u64 });
                     if let Some(pool) = self.pools.get(worker.pool()) {
                         pool.do_send(FreeRefs { session, worker, ids });
@@ -188,7 +188,9 @@ impl Handler<SessionEnded> for Registry {
     type Result = ();
 
     fn handle(&mut self, ended: SessionEnded, _: &mut Context<Self>) {
-        let refs = self.refs.handle_session_ended(&ended.session, Instant::now()) as u64;
+        let refs = self.refs.handle_session_ended(&ended.session) as u64;
+        // No call of it runs any more in any pool.
+        self.refs.handle_session_forgotten(&ended.session);
         self.perform();
         self.events.emit(Fact::SessionCleanup { session: ended.session.id().clone(), reason: ended.reason, refs });
         self.log_cleanup(&ended.session, ended.reason, refs);
@@ -209,7 +211,7 @@ impl Handler<CountRefs> for Registry {
     type Result = usize;
 
     fn handle(&mut self, _: CountRefs, _: &mut Context<Self>) -> usize {
-        self.refs.len()
+        self.refs.live(None)
     }
 }
 

@@ -10,6 +10,8 @@ use crate::pickle::{Budget, DecodeError};
 use crate::rules::pool::Ticket;
 use crate::value::{PyRef, RefOwner, RefSource};
 use actix::Addr;
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
@@ -142,14 +144,19 @@ impl Reply {
         decode: impl FnOnce(&[u8], &RefSource, &Budget) -> Result<R, DecodeError>,
     ) -> Result<R> {
         let owner: Arc<dyn RefOwner> = self.hold.clone();
-        let source = RefSource { session: self.hold.key().clone(), worker: self.worker.clone(), owner };
+        let (session, worker, made) = (self.hold.key().clone(), self.worker.clone(), RefCell::default());
+        let source = RefSource { session, worker, owner, made };
         let budget = Budget { refs: self.hold.state.max_refs, ..Budget::default() };
         let decoded = decode(&self.body, &source, &budget);
-        match &decoded {
-            Ok(_) | Err(DecodeError::Convert(_)) => self.refs.clear(),
-            // Handles were made of the first of them and are gone again.
-            Err(DecodeError::OverBudget { .. }) => {}
-            Err(DecodeError::Malformed(what)) => self.addr.do_send(Distrust { what: what.as_str().into() }),
+        if let Err(DecodeError::Malformed(what)) = &decoded {
+            self.addr.do_send(Distrust { what: what.as_str().into() });
+        }
+        if decoded.is_ok() {
+            self.refs.clear();
+        } else {
+            // Each of which a handle was made is freed by that.
+            let made: HashSet<_> = source.made.into_inner().into_iter().collect();
+            self.refs.retain(|id| !made.contains(id));
         }
         decoded.map_err(|error| error.into_error(&self.worker))
     }

@@ -126,7 +126,7 @@ impl WorkerActor {
                 LaneAction::Revoke { seq, entry } => {
                     self.page.revoke(seq);
                     // Where the kernel has no barrier, what was sent counts as begun.
-                    let begun = if Page::barrier() { self.page.begun(entry) } else { u64::MAX };
+                    let begun = if self.page.barrier() { self.page.begun(entry) } else { u64::MAX };
                     self.lane.handle_revocation(seq, begun, Instant::now());
                 }
                 LaneAction::Answer { call, verdict } => self.answer(call, verdict),
@@ -299,8 +299,8 @@ impl WorkerActor {
                 why: "its worker has let go of it".into(),
             },
             Ended::Unsendable => {
-                let (path, expected, found) = pickle::decode_plain(body)?;
-                ConvertError { path, expected, found, ran: Ran::Yes }.into()
+                let expected = "a value that can be sent".to_owned();
+                ConvertError { path: String::new(), expected, found: pickle::decode_plain(body)?, ran: Ran::Yes }.into()
             }
             Ended::Raised | Ended::Value => Error::Python(Arc::new(pickle::decode_error(body)?)),
         })

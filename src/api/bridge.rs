@@ -205,7 +205,7 @@ impl SnakeBridge {
         &self,
         worker: &WorkerId,
         message: impl FnOnce(WorkerId) -> M,
-    ) -> impl Future<Output = Result<()>> + Send + 'static + use<M>
+    ) -> impl Future<Output = Result<()>> + Send + 'static
     where
         M: Message<Result = Result<()>> + Send + 'static,
         PoolSupervisor: Handler<M>,

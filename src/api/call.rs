@@ -319,7 +319,8 @@ impl Draft {
             .map_err(refusal::misaddressed)?;
 
         let hold = match (ref_hold, &session, &origin) {
-            (Some(hold), _, _) | (None, None, Origin::Ref(hold)) => hold.clone(),
+            (Some(hold), _, _) => hold,
+            (None, None, Origin::Ref(hold)) => Arc::clone(hold),
             (None, Some(id), _) => core.directory.hold(id, false, &SessionOptions::new(), &life)?,
             (None, None, Origin::Session(session)) => session.hold()?,
             (None, None, Origin::Bridge { auto, .. }) => auto.hold(&life)?,

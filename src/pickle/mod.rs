@@ -80,6 +80,15 @@ pub(crate) fn decode<T: DeserializeOwned>(body: &[u8], refs: &RefSource, budget:
     value::from_tree(nodes.root(root)).map_err(|error| DecodeError::Convert(error.into_convert(Ran::Yes)))
 }
 
+/// Reads plain data that holds no ref.
+///
+/// # Errors
+/// As [`decode`].
+pub(crate) fn decode_plain<T: DeserializeOwned>(body: &[u8]) -> Result<T, DecodeError> {
+    let (nodes, root) = parse::parse(body, None, &Budget::default())?;
+    value::from_tree(nodes.root(root)).map_err(|error| DecodeError::Convert(error.into_convert(Ran::Yes)))
+}
+
 /// Reads a result as it is.
 ///
 /// # Errors

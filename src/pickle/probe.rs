@@ -507,5 +507,6 @@ fn no_ref() -> RefSource {
         session: SessionKey::new("".into(), 0),
         worker: WorkerId::new(PoolName::from(""), 0, 0),
         owner: Arc::new(Nobody),
+        made: Default::default(),
     }
 }

@@ -19,9 +19,15 @@ const SOURCES: &[(&str, &str, &str)] = sources! {
     "snakebridge_worker": "snakebridge_worker/__init__.py",
     "snakebridge_worker.blocks": "snakebridge_worker/blocks.py",
     "snakebridge_worker.child": "snakebridge_worker/child.py",
+    "snakebridge_worker.codec": "snakebridge_worker/codec.py",
+    "snakebridge_worker.errors": "snakebridge_worker/errors.py",
     "snakebridge_worker.kernel": "snakebridge_worker/kernel.py",
+    "snakebridge_worker.loop": "snakebridge_worker/loop.py",
     "snakebridge_worker.page": "snakebridge_worker/page.py",
+    "snakebridge_worker.plans": "snakebridge_worker/plans.py",
+    "snakebridge_worker.refs": "snakebridge_worker/refs.py",
     "snakebridge_worker.start": "snakebridge_worker/start.py",
+    "snakebridge_worker.wire": "snakebridge_worker/wire.py",
     "snakebridge_worker.zygote": "snakebridge_worker/zygote.py",
 };
 

@@ -5,8 +5,10 @@ use crate::id::{PoolName, RefId, SessionId, SessionKey, WorkerId};
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde::ser::{Serialize, Serializer};
 use std::any::Any;
+use std::cell::RefCell;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A handle to a Python object that lives in one worker and belongs to one session.
 ///
@@ -23,6 +25,8 @@ struct Inner {
     module: Arc<str>,
     type_name: Arc<str>,
     owner: Arc<dyn RefOwner>,
+    /// Let go before the last clone was dropped.
+    released: AtomicBool,
 }
 
 /// Who is told when the last clone of a ref is gone.
@@ -36,10 +40,13 @@ pub(crate) struct RefSource {
     pub(crate) session: SessionKey,
     pub(crate) worker: WorkerId,
     pub(crate) owner: Arc<dyn RefOwner>,
+    /// The refs that handles were made of.
+    pub(crate) made: RefCell<Vec<RefId>>,
 }
 
 impl RefSource {
     pub(crate) fn make(&self, id: RefId, module: &str, type_name: &str) -> PyRef {
+        self.made.borrow_mut().push(id);
         PyRef(Arc::new(Inner {
             id,
             session: self.session.clone(),
@@ -47,13 +54,23 @@ impl RefSource {
             module: module.into(),
             type_name: type_name.into(),
             owner: self.owner.clone(),
+            released: AtomicBool::new(false),
         }))
+    }
+}
+
+impl Inner {
+    /// Tells the owner, once.
+    fn let_go(&self) {
+        if !self.released.swap(true, Ordering::AcqRel) {
+            self.owner.ref_dropped(self.id, &self.session, &self.worker);
+        }
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.owner.ref_dropped(self.id, &self.session, &self.worker);
+        self.let_go();
     }
 }
 
@@ -90,6 +107,15 @@ impl PyRef {
 
     pub(crate) fn key(&self) -> &SessionKey {
         &self.0.session
+    }
+
+    /// Lets go of the object for all clones of the handle.
+    pub(crate) fn let_go(&self) {
+        self.0.let_go();
+    }
+
+    pub(crate) fn is_released(&self) -> bool {
+        self.0.released.load(Ordering::Acquire)
     }
 
     pub(crate) fn owner(&self) -> &Arc<dyn RefOwner> {

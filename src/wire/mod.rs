@@ -95,7 +95,7 @@ pub(crate) enum Ended {
     Raised,
     /// An argument names a ref that the worker does not have; the body is its id, pickled.
     NoSuchRef,
-    /// The value cannot be sent; the body is a pickled tuple: path, expected, found.
+    /// The value cannot be sent; the body says why, as a pickled str.
     Unsendable,
 }
 

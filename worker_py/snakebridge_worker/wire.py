@@ -19,7 +19,8 @@ INLINE, BLOCK = range(2)
 # kind, seq, call, entry, place, block, length, released (a count), plan (a length): the layout of a
 # call that releases no block. With some, the plan's length stands behind them.
 CALL_HEAD = struct.Struct("<IQQIIIQQQ")
-_RELEASED_AT = CALL_HEAD.size - 16
+RELEASED_AT = CALL_HEAD.size - 16
+ENTRY_AT = 20
 _KIND_AND_COUNT = struct.Struct("<IQ")
 _COUNT = struct.Struct("<Q")
 # kind, seq, ended, place, block, length, released (a count), refs (a count)
@@ -34,8 +35,8 @@ MOST_PARTS = 64
 
 def read_released(view: memoryview) -> tuple[list[int], int]:
     """The blocks that a call's header releases, and where its plan's length stands."""
-    (count,) = _COUNT.unpack_from(view, _RELEASED_AT)
-    first = _RELEASED_AT + 8
+    (count,) = _COUNT.unpack_from(view, RELEASED_AT)
+    first = RELEASED_AT + 8
     return list(struct.unpack_from(f"<{count}I", view, first)), first + 4 * count
 
 

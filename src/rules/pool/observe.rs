@@ -47,6 +47,11 @@ impl Pool {
         Some(self.worker_id(place))
     }
 
+    /// The session of a call that waits or holds a lease.
+    pub(crate) fn session_of(&self, call: CallId) -> Option<&SessionKey> {
+        self.calls.get(&call).and_then(|call| self.sessions.get(&call.sid)).map(|session| &session.key)
+    }
+
     /// Every worker from its start to its seen exit.
     pub(crate) fn workers(&self) -> impl Iterator<Item = WorkerView<'_>> {
         self.workers.values().map(|worker| self.view(worker))

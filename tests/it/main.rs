@@ -1,0 +1,6 @@
+//! The bridge against real Python, a module per promise.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod support;
+
+mod reference;

@@ -1,0 +1,199 @@
+//! Bridges, gates and deadlines for the tests. Nothing here sleeps to wait: it asks until a deadline.
+
+use snakebridge::{Builder, Error, PoolConfig, Result, Session, SnakeBridge, WorkerId};
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// Tells a hang from an answer.
+pub const SOON: Duration = Duration::from_secs(20);
+
+pub fn helpers() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/py")
+}
+
+/// A pool whose workers can import `bridge_helpers`.
+pub fn pool(name: &str, size: usize) -> PoolConfig {
+    PoolConfig::new(name).size(size).python_path(helpers())
+}
+
+pub async fn start(pools: impl IntoIterator<Item = PoolConfig>) -> SnakeBridge {
+    let mut builder: Builder = SnakeBridge::builder();
+    for pool in pools {
+        builder = builder.pool(pool);
+    }
+    within("the start of the bridge", builder.start()).await.expect("the bridge starts")
+}
+
+/// Fails the test if the future does not end soon.
+pub async fn within<F: Future>(what: &str, future: F) -> F::Output {
+    match tokio::time::timeout(SOON, future).await {
+        Ok(output) => output,
+        Err(_) => panic!("{what} did not end within {SOON:?}"),
+    }
+}
+
+/// Asks again until the answer is yes.
+pub async fn until<F: Future<Output = bool>>(what: &str, mut ask: impl FnMut() -> F) {
+    let deadline = Instant::now() + SOON;
+    while !ask().await {
+        assert!(Instant::now() < deadline, "{what} did not come about within {SOON:?}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// The code of the error that a call must end in.
+pub fn code<T: std::fmt::Debug>(outcome: Result<T>) -> &'static str {
+    match outcome {
+        Ok(value) => panic!("expected an error, got {value:?}"),
+        Err(error) => error.code(),
+    }
+}
+
+/// A call in Python that goes on until its gate is opened.
+pub struct Gate {
+    path: PathBuf,
+    _dir: Dir,
+}
+
+impl Gate {
+    pub fn new() -> Self {
+        let dir = Dir::new();
+        Self { path: dir.0.join("gate"), _dir: dir }
+    }
+
+    pub fn path(&self) -> String {
+        self.path.to_str().expect("a temporary directory of plain characters").to_owned()
+    }
+
+    /// Waits until a call is held at the gate.
+    pub async fn held(&self) {
+        let begun = PathBuf::from(format!("{}.begun", self.path()));
+        until("a held call", || async { begun.exists() }).await;
+    }
+
+    pub fn open(&self) {
+        std::fs::write(&self.path, b"").expect("a gate can be opened");
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.open();
+    }
+}
+
+/// A directory that goes with the test.
+pub struct Dir(pub PathBuf);
+
+impl Dir {
+    pub fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("snakebridge-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).expect("a temporary directory");
+        Self(path)
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _left_behind = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A session with a home in the default pool, which a call keeps busy until the gate opens.
+pub struct Busy {
+    pub session: Session,
+    pub home: WorkerId,
+    pub gate: Gate,
+    call: tokio::task::JoinHandle<Result<i64>>,
+}
+
+impl Busy {
+    pub async fn new(py: &SnakeBridge, id: &str, pool: &str) -> Self {
+        let session = py.session(id);
+        let gate = Gate::new();
+        let call = session.call("bridge_helpers", "hold", (gate.path(), 7)).pool(pool).extract::<i64>();
+        let call = tokio::spawn(call);
+        gate.held().await;
+        let home = session.home(pool).await.expect("the held call has set a home");
+        Self { session, home, gate, call }
+    }
+
+    /// Opens the gate; the held call ends as it should.
+    pub async fn finish(self) {
+        self.gate.open();
+        let value = within("the held call", self.call).await.expect("the task of the held call");
+        assert_eq!(value.expect("the held call succeeds"), 7);
+    }
+}
+
+/// The process that answers in that session.
+pub async fn pid(session: &Session) -> Result<u32, Error> {
+    session.call("bridge_helpers", "pid", ()).extract().await
+}
+
+/// Whether a process is there and no zombie.
+pub fn is_alive(pid: u32) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
+    !matches!(state, Some('Z' | 'X') | None)
+}
+
+/// Kills a worker as the outside world does.
+pub fn kill(pid: u32) {
+    let killed = std::process::Command::new("kill").args(["-KILL", &pid.to_string()]).status();
+    assert!(killed.expect("kill can be run").success());
+}
+
+/// The log lines of one target, as a subscriber of one thread sees them.
+pub struct Log {
+    target: &'static str,
+    lines: std::sync::Arc<std::sync::Mutex<Vec<String>>>,
+}
+
+impl Log {
+    pub fn capture(target: &'static str) -> Self {
+        Self { target, lines: Default::default() }
+    }
+
+    pub fn lines(&self) -> Vec<String> {
+        self.lines.lock().unwrap().clone()
+    }
+
+    /// Runs a bridge on an actix arbiter of a thread of its own, whose log lines are captured.
+    pub fn on_actix<F>(&self, future: F) -> F::Output
+    where
+        F: Future + Send,
+        F::Output: Send,
+    {
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                let writer = Writer(self.lines.clone());
+                let filter = tracing_subscriber::filter::Targets::new()
+                    .with_target(self.target, tracing_subscriber::filter::LevelFilter::TRACE);
+                use tracing_subscriber::layer::SubscriberExt;
+                let layer = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(move || writer.clone());
+                let subscriber = tracing_subscriber::registry().with(filter).with(layer);
+                tracing::subscriber::with_default(subscriber, || actix_rt::System::new().block_on(future))
+            });
+            thread.join().expect("the thread of the test")
+        })
+    }
+}
+
+#[derive(Clone)]
+struct Writer(std::sync::Arc<std::sync::Mutex<Vec<String>>>);
+
+impl std::io::Write for Writer {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().push(String::from_utf8_lossy(bytes).into_owned());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,147 @@
+"""What the integration tests run in a worker."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+
+def hold(gate: str, value=None):
+    """Says that it has begun, then goes on when the gate is opened."""
+    with open(gate + ".begun", "a"):
+        pass
+    while not os.path.exists(gate):
+        time.sleep(0.001)
+    return value
+
+
+class Counter:
+    """State in a worker's memory."""
+
+    def __init__(self, start=0):
+        self.count = start
+
+    def add(self, n=1):
+        self.count += n
+        return self.count
+
+    def hold(self, gate, value=None):
+        return hold(gate, value)
+
+
+class Tracked:
+    """Objects whose life can be seen from outside: how many live is kept in a file."""
+
+    live = 0
+
+    def __init__(self):
+        Tracked.live += 1
+
+    def __del__(self):
+        Tracked.live -= 1
+
+
+def tracked_live():
+    return Tracked.live
+
+
+_log = []
+
+
+def append(item):
+    """Remembers an item; says where in the order of this worker it stands."""
+    _log.append(item)
+    return len(_log) - 1
+
+
+def log():
+    return list(_log)
+
+
+def pid():
+    return os.getpid()
+
+
+def die(how="kill"):
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "exit":
+        os._exit(3)
+    if how == "segv":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if how == "stderr":
+        sys.stderr.write("the last words\n")
+        os._exit(4)
+    time.sleep(60)
+
+
+def fail(text="on purpose"):
+    try:
+        int("x")
+    except ValueError as cause:
+        error = RuntimeError(text)
+        if sys.version_info >= (3, 11):
+            error.add_note("a note")
+        raise error from cause
+
+
+def garbage():
+    """Writes what is no message to the host."""
+    os.write(3, b"\xff" * 100)
+    time.sleep(60)
+
+
+def start_child(daemonise=False):
+    """Starts a process that would live on by itself."""
+    code = "import time; time.sleep(600)"
+    if not daemonise:
+        return subprocess.Popen([sys.executable, "-c", code]).pid
+    read, write = os.pipe()
+    first = os.fork()
+    if first == 0:
+        os.setsid()
+        second = os.fork()
+        if second == 0:
+            os.close(read)
+            os.write(write, str(os.getpid()).encode())
+            os.close(write)
+            time.sleep(600)
+            os._exit(0)
+        os._exit(0)
+    os.close(write)
+    os.waitpid(first, 0)
+    daemon = int(os.read(read, 32))
+    os.close(read)
+    return daemon
+
+
+def stuck_in_c():
+    import itertools
+
+    return sum(itertools.repeat(0))
+
+
+def deep(levels):
+    value = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def cyclic():
+    value = []
+    value.append(value)
+    return value
+
+
+def fork_and_return():
+    """A fork whose child comes back into the worker's loop."""
+    return os.fork() != 0
+
+
+async def coroutine(value):
+    import asyncio
+
+    await asyncio.sleep(0)
+    return value
