@@ -82,7 +82,7 @@ async fn strict_modes_are_refused_when_the_home_is_gone_and_say_what_to_do() {
         } else {
             let error = outcome.unwrap_err();
             assert_eq!(error.code(), "session_worker_unavailable");
-            assert!(error.to_string().contains("reset()"), "{error}");
+            assert!(error.to_string().contains("reset the session"), "{error}");
             session.reset().await.unwrap();
             session.call("bridge_helpers", "pid", ()).affinity(mode).extract::<u32>().await.unwrap();
         }
