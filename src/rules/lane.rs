@@ -227,11 +227,17 @@ impl Lane {
 
     /// The pool wants the call not to begin here.
     pub(crate) fn take_back(&mut self, call: CallId, _now: Instant) {
-        match self.seqs.get(&call) {
-            Some(seq) => self.revoke(*seq, Wish::Pool),
-            None => {
-                self.awaited.insert(call);
+        let Some(seq) = self.seqs.get(&call).copied() else {
+            self.awaited.insert(call);
+            return;
+        };
+        match self.open.get(&seq).map(|call| call.stage) {
+            Some(Stage::Sent) => self.revoke(seq, Wish::Pool),
+            // It has begun, or its caller is answered and it will end by itself.
+            Some(Stage::Revoking(_) | Stage::Revoked(_) | Stage::Overdue { .. }) => {
+                self.actions.push_back(LaneAction::Kept { call });
             }
+            Some(Stage::Kept) | None => {}
         }
     }
 
