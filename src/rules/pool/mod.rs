@@ -36,6 +36,11 @@ mod ticket;
 mod timer;
 mod worker;
 
+#[cfg(test)]
+mod check;
+#[cfg(test)]
+mod transcript;
+
 pub(crate) use action::Action;
 pub(crate) use observe::{Standing, WorkerView};
 pub(crate) use ticket::{PoolRules, Refusal, Ticket};
