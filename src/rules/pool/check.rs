@@ -103,7 +103,10 @@ impl Pool {
     fn check_workers(&self) {
         for (place, worker) in &self.workers {
             assert_eq!(worker.turns, self.turns(Target::Worker(*place)), "turns at {place:?}");
-            let waiting = self.calls.values().filter(|call| matches!(call.stage, Stage::Waiting(Target::Worker(at)) if at == *place));
+            let waiting = self
+                .calls
+                .values()
+                .filter(|call| matches!(call.stage, Stage::Waiting(Target::Worker(at)) if at == *place));
             assert_eq!(worker.waiting, waiting.count(), "waiting for {place:?}");
             for sid in &worker.homes {
                 assert_eq!(self.sessions[sid].home, Some(*place), "homes of {place:?}");

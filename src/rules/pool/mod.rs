@@ -42,6 +42,8 @@ mod check;
 mod transcript;
 
 pub(crate) use action::Action;
+#[cfg(test)]
+pub(crate) use check::LineView;
 pub(crate) use observe::{Standing, WorkerView};
 pub(crate) use ticket::{PoolRules, Refusal, Ticket};
 

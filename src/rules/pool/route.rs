@@ -60,9 +60,7 @@ impl Pool {
                 reach!("home tainted", call.affinity);
                 match call.affinity {
                     Affinity::Hint => self.choose_any(call, session),
-                    Affinity::StrictQueue | Affinity::StrictFailFast => {
-                        Choice::Refuse(self.unavailable(home, worker))
-                    }
+                    Affinity::StrictQueue | Affinity::StrictFailFast => Choice::Refuse(self.unavailable(home, worker)),
                 }
             }
             Some((home, worker)) if worker.has_room(self.rules.concurrency) => {

@@ -8,8 +8,8 @@ mod actors;
 mod process;
 mod random;
 pub(crate) mod reach;
-mod world;
 mod witness;
+mod world;
 
 use world::World;
 
