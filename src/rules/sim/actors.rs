@@ -73,6 +73,10 @@ impl World {
                 let actor = self.actors.get_mut(&session).expect("a session with an open lease lives");
                 actor.calls.remove(&call);
             }
+            Message::Forgotten(key) => {
+                let actor = self.actors.remove(&session).expect("a session is forgotten once");
+                assert!(actor.calls.is_empty(), "{key} is forgotten with {:?}", actor.calls);
+            }
             other => panic!("{other:?} is not for a session"),
         }
     }

@@ -63,6 +63,7 @@ pub(super) enum Message {
     Refuse(CallId),
     BodyBack(CallId),
     Ended(CallId),
+    Forgotten(SessionKey),
 
     Request(CallId),
     TakeBack(CallId),
@@ -163,11 +164,9 @@ impl World {
         world.until("nothing is left of the sessions", |world| {
             world.pool.is_blank() && world.actors.is_empty() && world.refs.live(None) == 0
         });
-        let flushed = world.now + micros(20_000);
-        world.until("what was dropped is freed", |world| world.now >= flushed);
-        for worker in world.workers.values() {
-            assert!(worker.process.objects.is_empty(), "objects are stranded: {:?}", worker.process.objects);
-        }
+        world.until("no object is stranded", |world| {
+            world.workers.values().all(|worker| worker.process.objects.is_empty())
+        });
         if !world.is_stopped {
             world.post(Mailbox::Pool, Message::Shutdown);
         }
@@ -370,8 +369,7 @@ impl World {
                     assert_eq!(actor.process.life, Life::Dead, "{worker} lives");
                 }
                 Action::Forgotten { session } => {
-                    let actor = self.actors.remove(&session.incarnation()).expect("it is forgotten once");
-                    assert!(actor.calls.is_empty(), "{session} is forgotten with {:?}", actor.calls);
+                    self.post(Mailbox::Session(session.incarnation()), Message::Forgotten(session.clone()));
                     self.post(Mailbox::Registry, Message::SessionForgotten(session));
                 }
                 Action::Degraded { .. } => reach::hit("degraded".into()),
