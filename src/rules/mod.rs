@@ -5,6 +5,14 @@
 //! for what is to be done. The shells in `actors/` feed and drain them and decide nothing.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+/// Notes in test builds that a row of a table was reached; the simulation fails for a row that never was.
+macro_rules! reach {
+    ($row:expr, $affinity:expr) => {
+        #[cfg(test)]
+        crate::rules::sim::reach::hit(format!("{} / {}", $row, $affinity));
+    };
+}
+
 pub(crate) mod address;
 pub(crate) mod lane;
 pub(crate) mod pool;

@@ -61,7 +61,9 @@ impl Pool {
             session.home = None;
             session.lost = Some(LostHome { place, cause: cause.clone() });
             let session = session.key.id().clone();
-            self.emit(Fact::SessionHomeLost { session, worker: id.clone() });
+            if !self.is_shutting_down() {
+                self.emit(Fact::SessionHomeLost { session, worker: id.clone() });
+            }
         }
         for sid in pinned {
             self.session_mut(sid).unpin(place, usize::MAX);

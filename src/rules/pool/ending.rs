@@ -41,12 +41,14 @@ impl Pool {
         session.lost = None;
         let home = session.home.take();
         let pins = std::mem::take(&mut session.pins);
-        for id in self.calls_of(sid, |call| matches!(call.stage, Stage::Waiting(_))) {
+        let waiting = self.calls_of(sid, |call| matches!(call.stage, Stage::Waiting(_)));
+        let ahead = self.calls_of(sid, |call| matches!(call.stage, Stage::Ahead(_)));
+        for id in ahead {
+            self.take_back(id, Then::Refuse(Refusal::Cancelled));
+        }
+        for id in waiting {
             self.leave_line(id);
             self.refuse(id, Refusal::Cancelled);
-        }
-        for id in self.calls_of(sid, |call| matches!(call.stage, Stage::Ahead(_))) {
-            self.take_back(id, Then::Refuse(Refusal::Cancelled));
         }
         for place in home.into_iter().chain(pins.into_iter().map(|(place, _)| place)) {
             if let Some(worker) = self.workers.get_mut(&place) {

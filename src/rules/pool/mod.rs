@@ -36,7 +36,14 @@ mod ticket;
 mod timer;
 mod worker;
 
+#[cfg(test)]
+mod check;
+#[cfg(test)]
+mod transcript;
+
 pub(crate) use action::Action;
+#[cfg(test)]
+pub(crate) use check::LineView;
 pub(crate) use observe::{Standing, WorkerView};
 pub(crate) use ticket::{PoolRules, Refusal, Ticket};
 

@@ -20,9 +20,9 @@ pub(super) struct Queue {
     pub(super) calls: usize,
     pub(super) bytes: usize,
     last_turn: u64,
-    any_turns: BTreeSet<(u64, Sid)>,
+    pub(super) any_turns: BTreeSet<(u64, Sid)>,
     /// Sessions with waiting calls, by how many.
-    by_waiting: BTreeSet<(usize, Sid)>,
+    pub(super) by_waiting: BTreeSet<(usize, Sid)>,
 }
 
 impl Queue {
@@ -251,7 +251,7 @@ impl Pool {
         }
     }
 
-    fn may_begin(&self, session: &Session, line: &Line) -> bool {
+    pub(super) fn may_begin(&self, session: &Session, line: &Line) -> bool {
         let Some(call) = line.calls.front().map(|id| &self.calls[id]) else { return false };
         if !call.is_in_line() {
             return true;

@@ -149,8 +149,9 @@ impl Pool {
         for id in self.leave_lines_for(place) {
             self.route(id, now);
         }
-        let ahead: Vec<CallId> = self.leases_ahead(place);
-        for id in ahead {
+        // Also those that seem to run: what has begun finishes, what has not fares as after a crash.
+        let open: Vec<CallId> = self.workers[&place].leases.iter().copied().collect();
+        for id in open {
             self.take_back(id, Then::RouteAgain);
         }
         self.stop_if_drained(place, now);

@@ -48,43 +48,58 @@ impl Pool {
             return self.choose_for_refs(call, session, place);
         }
         if let Some(lost) = session.lost.as_ref().filter(|_| call.is_strict()) {
+            reach!("home lost", call.affinity);
             return Choice::Refuse(self.lost_home(lost));
         }
         match session.home.and_then(|home| self.workers.get(&home).map(|worker| (home, worker))) {
-            None => self.choose_any(call, session),
-            Some((home, worker)) if worker.taint.is_some() => match call.affinity {
-                Affinity::Hint => self.choose_any(call, session),
-                Affinity::StrictQueue | Affinity::StrictFailFast => Choice::Refuse(self.unavailable(home, worker)),
-            },
+            None => {
+                reach!(if session.lost.is_some() { "home lost" } else { "no home" }, call.affinity);
+                self.choose_any(call, session)
+            }
+            Some((home, worker)) if worker.taint.is_some() => {
+                reach!("home tainted", call.affinity);
+                match call.affinity {
+                    Affinity::Hint => self.choose_any(call, session),
+                    Affinity::StrictQueue | Affinity::StrictFailFast => Choice::Refuse(self.unavailable(home, worker)),
+                }
+            }
             Some((home, worker)) if worker.has_room(self.rules.concurrency) => {
+                reach!("home free", call.affinity);
                 if call.is_in_line() && self.must_wait_its_turn(session, home) {
                     Choice::Wait(Target::Worker(home))
                 } else {
                     Choice::Grant(home)
                 }
             }
-            Some((home, _)) => match call.affinity {
-                Affinity::Hint => self.choose_any(call, session),
-                Affinity::StrictQueue => Choice::Wait(Target::Worker(home)),
-                Affinity::StrictFailFast => Choice::Refuse(Refusal::WorkerBusy),
-            },
+            Some((home, _)) => {
+                reach!("home busy", call.affinity);
+                match call.affinity {
+                    Affinity::Hint => self.choose_any(call, session),
+                    Affinity::StrictQueue => Choice::Wait(Target::Worker(home)),
+                    Affinity::StrictFailFast => Choice::Refuse(Refusal::WorkerBusy),
+                }
+            }
         }
     }
 
     fn choose_for_refs(&self, call: &Call, session: &Session, place: Place) -> Choice {
         let Some(worker) = self.workers.get(&place).filter(|worker| worker.keeps_state()) else {
+            reach!("refs, worker gone", call.affinity);
             return Choice::Refuse(Refusal::RefLost { worker: self.worker_id(place), cause: self.cause_of(place) });
         };
         if worker.taint.is_some() {
+            reach!("refs, worker tainted", call.affinity);
             return Choice::Refuse(self.unavailable(place, worker));
         }
         if worker.has_room(self.rules.concurrency) {
+            reach!("refs, worker free", call.affinity);
             return if call.is_in_line() && self.must_wait_its_turn(session, place) {
                 Choice::Wait(Target::Worker(place))
             } else {
                 Choice::Grant(place)
             };
         }
+        reach!("refs, worker busy", call.affinity);
         match call.affinity {
             Affinity::Hint | Affinity::StrictQueue => Choice::Wait(Target::Worker(place)),
             Affinity::StrictFailFast => Choice::Refuse(Refusal::WorkerBusy),
@@ -98,7 +113,7 @@ impl Pool {
         match (self.freest(), call.affinity) {
             (Some(place), _) => Choice::Grant(place),
             (None, Affinity::Hint | Affinity::StrictQueue) => Choice::Wait(Target::Any),
-            (None, Affinity::StrictFailFast) => Choice::Refuse(Refusal::WorkerBusy),
+            (None, Affinity::StrictFailFast) => Choice::Refuse(self.degraded_for_all().unwrap_or(Refusal::WorkerBusy)),
         }
     }
 

@@ -1,0 +1,154 @@
+//! Test only: what must hold between any two steps of a pool.
+
+use super::call::{Stage, TakeBack, Target};
+use super::session::Sid;
+use super::{Pool, Worker};
+use crate::id::{CallId, SessionKey, WorkerId};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A line as the simulation's checker of turns sees it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct LineView {
+    pub(crate) session: SessionKey,
+    /// None: any.
+    pub(crate) worker: Option<WorkerId>,
+    pub(crate) turn: u64,
+}
+
+impl Pool {
+    /// Recounts all that is counted and looks for work that nobody does.
+    pub(crate) fn check(&self) {
+        self.check_calls();
+        self.check_sessions();
+        self.check_workers();
+    }
+
+    /// The lines whose turn may come.
+    pub(crate) fn listed_lines(&self) -> Vec<LineView> {
+        let lines = self.sessions.values().flat_map(|session| session.lines.iter().map(move |line| (session, line)));
+        lines
+            .filter(|(_, line)| line.is_listed)
+            .map(|(session, line)| LineView {
+                session: session.key.clone(),
+                worker: match line.target {
+                    Target::Any => None,
+                    Target::Worker(place) => Some(self.worker_id(place)),
+                },
+                turn: line.turn,
+            })
+            .collect()
+    }
+
+    /// Whether nothing is left of any call or session.
+    pub(crate) fn is_blank(&self) -> bool {
+        self.calls.is_empty() && self.sessions.is_empty() && self.returning.is_empty() && self.queue.calls == 0
+    }
+
+    fn check_calls(&self) {
+        let (mut places, mut bytes) = (0, 0);
+        for (id, call) in &self.calls {
+            match &call.stage {
+                Stage::Routing => panic!("{id} is nowhere"),
+                Stage::Waiting(target) => {
+                    let line = self.sessions[&call.sid].line(*target).expect("a waiting call has its line");
+                    assert!(line.calls.contains(id), "{id} waits in no line");
+                    assert!(call.timer.is_some(), "{id} waits for ever");
+                }
+                Stage::Running(lease) | Stage::Ahead(lease) => {
+                    let worker = self.workers.get(&lease.place).expect("a lease is of a worker that lives");
+                    assert_eq!(worker.leases.iter().filter(|open| *open == id).count(), 1, "{id}");
+                }
+            }
+            if matches!(call.stage, Stage::Waiting(_) | Stage::Ahead(_)) {
+                places += 1;
+                bytes += call.bytes;
+            }
+        }
+        assert_eq!((self.queue.calls, self.queue.bytes), (places, bytes), "places in the queue");
+        assert!(places <= self.rules.max_queue_size && bytes <= self.rules.max_queue_bytes, "the queue is too long");
+    }
+
+    fn check_sessions(&self) {
+        let mut by_waiting = BTreeSet::new();
+        for (sid, session) in &self.sessions {
+            let calls: Vec<_> = self.calls.values().filter(|call| call.sid == *sid).collect();
+            assert_eq!(session.calls, calls.len(), "calls of {session:?}");
+            let returning = self.returning.values().flatten().filter(|(_, of)| of == sid).count();
+            assert_eq!(session.returning, returning, "returning of {session:?}");
+            let in_lines: usize = session.lines.iter().map(|line| line.calls.len()).sum();
+            assert_eq!(session.waiting, in_lines, "waiting of {session:?}");
+            if in_lines > 0 {
+                by_waiting.insert((in_lines, *sid));
+            }
+            let asked = |call: &&&super::Call| {
+                call.is_in_line() && call.lease().is_some_and(|lease| matches!(lease.take_back, TakeBack::Asked(_)))
+            };
+            let settling = calls.iter().filter(asked).count();
+            assert_eq!(session.settling.map_or(0, |settling| settling.calls), settling, "settling of {session:?}");
+            for line in &session.lines {
+                assert!(!line.calls.is_empty() && line.calls.iter().is_sorted(), "{line:?}");
+                assert_eq!(line.is_listed, self.may_begin(session, line), "listing of {line:?}");
+            }
+            if let Some(home) = session.home {
+                assert!(self.workers[&home].homes.contains(sid), "the home of {session:?}");
+            }
+            for (place, pins) in &session.pins {
+                assert!(*pins > 0 && self.workers[place].pinned.contains(sid), "pins of {session:?}");
+            }
+        }
+        assert_eq!(self.queue.by_waiting, by_waiting, "sessions by how many wait");
+        assert_eq!(self.queue.any_turns, self.turns(Target::Any), "turns for any worker");
+    }
+
+    fn check_workers(&self) {
+        for (place, worker) in &self.workers {
+            assert_eq!(worker.turns, self.turns(Target::Worker(*place)), "turns at {place:?}");
+            let waiting = self
+                .calls
+                .values()
+                .filter(|call| matches!(call.stage, Stage::Waiting(Target::Worker(at)) if at == *place));
+            assert_eq!(worker.waiting, waiting.count(), "waiting for {place:?}");
+            for sid in &worker.homes {
+                assert_eq!(self.sessions[sid].home, Some(*place), "homes of {place:?}");
+            }
+            for sid in &worker.pinned {
+                assert!(self.sessions[sid].pins_at(*place) > 0, "pinned at {place:?}");
+            }
+            self.check_leases(worker);
+            if worker.is_open() && worker.has_room(self.rules.concurrency) {
+                assert!(worker.turns.is_empty(), "{place:?} has room for calls that wait for it");
+                assert!(!worker.is_open_to_all() || self.queue.any_turns.is_empty(), "{place:?} has room");
+            }
+        }
+    }
+
+    fn check_leases(&self, worker: &Worker) {
+        let mut in_line: BTreeMap<Sid, usize> = BTreeMap::new();
+        for (at, id) in worker.leases.iter().enumerate() {
+            let call = &self.calls[id];
+            let runs = matches!(call.stage, Stage::Running(_));
+            assert!(runs || at >= self.rules.concurrency, "{id} is sent ahead of nothing");
+            if call.is_in_line() {
+                *in_line.entry(call.sid).or_default() += 1;
+            }
+        }
+        if self.rules.concurrency > 1 {
+            assert!(in_line.values().all(|calls| *calls <= 1), "strict calls of one session overlap at {}", worker.id);
+        }
+        let ahead = worker.leases.len().saturating_sub(self.rules.concurrency);
+        assert!(ahead <= self.rules.send_ahead, "too many calls were sent ahead to {}", worker.id);
+    }
+
+    fn turns(&self, target: Target) -> BTreeSet<(u64, Sid)> {
+        let listed = self.sessions.iter().filter_map(|(sid, session)| {
+            let line = session.line(target).filter(|line| line.is_listed)?;
+            Some((line.turn, *sid))
+        });
+        listed.collect()
+    }
+
+    /// The calls that hold a lease at the worker.
+    pub(crate) fn leases_at(&self, worker: &WorkerId) -> Vec<CallId> {
+        self.workers.get(&worker.into()).map(|worker| worker.leases.iter().copied().collect()).unwrap_or_default()
+    }
+}

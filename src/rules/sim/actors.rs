@@ -1,0 +1,397 @@
+//! The shells of sessions and workers, as the real ones have to behave, and the steps of a process.
+
+use super::process::{Life, Process, Step};
+use super::reach;
+use super::witness::Outcome;
+use super::world::{Mailbox, Message, World};
+use crate::id::{CallId, RefId, SessionKey, WorkerId};
+use crate::rules::lane::{Lane, LaneAction, Sent, Verdict};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+#[derive(Debug, Default)]
+pub(super) struct SessionActor {
+    pub(super) calls: BTreeMap<CallId, Request>,
+}
+
+#[derive(Debug)]
+pub(super) struct Request {
+    body: Body,
+    is_given_up: bool,
+}
+
+#[derive(Debug)]
+enum Body {
+    Here,
+    At(WorkerId),
+    /// Granted again before it is back.
+    Awaited {
+        from: WorkerId,
+        granted: WorkerId,
+    },
+}
+
+pub(super) struct WorkerActor {
+    pub(super) lane: Lane,
+    pub(super) process: Process,
+    pub(super) has_exited: bool,
+    calls: BTreeMap<u64, CallId>,
+}
+
+impl WorkerActor {
+    pub(super) fn new(concurrency: usize, cancel_grace: Duration) -> Self {
+        Self {
+            lane: Lane::new(concurrency, cancel_grace),
+            process: Process::new(concurrency),
+            has_exited: false,
+            calls: BTreeMap::new(),
+        }
+    }
+}
+
+impl World {
+    pub(super) fn tell_session(&mut self, session: u64, message: Message) {
+        match message {
+            Message::Submit(ticket) => {
+                let actor = self.actors.get_mut(&session).expect("a session takes calls while it lives");
+                actor.calls.insert(ticket.call, Request { body: Body::Here, is_given_up: false });
+                self.post(Mailbox::Pool, Message::Ticket(ticket));
+            }
+            Message::Forget(key) => self.post(Mailbox::Pool, Message::Forget(key)),
+            Message::Reset(key) => self.post(Mailbox::Pool, Message::Reset(key)),
+            Message::GiveUp(call) => self.on_given_up(session, call),
+            Message::Grant(call, worker) => self.on_grant(session, call, worker),
+            Message::Refuse(call) => {
+                let actor = self.actors.get_mut(&session).expect("nothing is refused that is forgotten");
+                if let Some(Request { body: Body::Awaited { granted, .. }, .. }) = actor.calls.remove(&call) {
+                    self.post(Mailbox::Pool, Message::Returned(call, granted));
+                }
+                self.answer(call, Outcome::Refused, Vec::new());
+            }
+            Message::BodyBack(call) => self.on_body_back(session, call),
+            Message::Ended(call) => {
+                let actor = self.actors.get_mut(&session).expect("a session with an open lease lives");
+                actor.calls.remove(&call);
+            }
+            Message::Forgotten(key) => {
+                let actor = self.actors.remove(&session).expect("a session is forgotten once");
+                assert!(actor.calls.is_empty(), "{key} is forgotten with {:?}", actor.calls);
+            }
+            other => panic!("{other:?} is not for a session"),
+        }
+    }
+
+    fn on_given_up(&mut self, session: u64, call: CallId) {
+        // Only callers may write to a session that has stopped: it has told them all.
+        let Some(actor) = self.actors.get_mut(&session) else { return };
+        let Some(request) = actor.calls.get_mut(&call) else { return };
+        match &request.body {
+            Body::Here => {
+                actor.calls.remove(&call);
+                self.post(Mailbox::Pool, Message::Withdrawn(call));
+            }
+            Body::At(worker) | Body::Awaited { from: worker, .. } => {
+                request.is_given_up = true;
+                let worker = worker.clone();
+                self.post(Mailbox::Worker(worker), Message::Cancel(call));
+            }
+        }
+    }
+
+    fn on_grant(&mut self, session: u64, call: CallId, worker: WorkerId) {
+        let actor = self.actors.get_mut(&session).expect("nothing is granted that is forgotten");
+        let Some(request) = actor.calls.get_mut(&call) else {
+            reach::hit("grant meets a call that was given up".into());
+            return self.post(Mailbox::Pool, Message::Returned(call, worker));
+        };
+        match std::mem::replace(&mut request.body, Body::At(worker.clone())) {
+            Body::Here => self.post(Mailbox::Worker(worker), Message::Request(call)),
+            Body::At(from) => {
+                reach::hit("grant before the body is back".into());
+                request.body = Body::Awaited { from, granted: worker };
+            }
+            Body::Awaited { from, granted } => {
+                request.body = Body::Awaited { from, granted: worker };
+                self.post(Mailbox::Pool, Message::Returned(call, granted));
+            }
+        }
+    }
+
+    fn on_body_back(&mut self, session: u64, call: CallId) {
+        let actor = self.actors.get_mut(&session).expect("a session waits for its bodies");
+        let Some(request) = actor.calls.get_mut(&call) else { return };
+        let is_given_up = request.is_given_up;
+        let granted = match std::mem::replace(&mut request.body, Body::Here) {
+            Body::Here => panic!("{call} comes back twice"),
+            Body::At(_) => None,
+            Body::Awaited { granted, .. } => Some(granted),
+        };
+        match (is_given_up, granted) {
+            (false, None) => {}
+            (false, Some(worker)) => {
+                request.body = Body::At(worker.clone());
+                self.post(Mailbox::Worker(worker), Message::Request(call));
+            }
+            (true, granted) => {
+                reach::hit("given up while its body is on the way back".into());
+                actor.calls.remove(&call);
+                match granted {
+                    Some(worker) => self.post(Mailbox::Pool, Message::Returned(call, worker)),
+                    None => self.post(Mailbox::Pool, Message::Withdrawn(call)),
+                }
+            }
+        }
+    }
+
+    pub(super) fn tell_worker(&mut self, worker: &WorkerId, message: Message) {
+        let now = self.now;
+        let Some(actor) = self.workers.get_mut(worker) else {
+            match message {
+                // Whoever asks this of a worker that is gone wants nothing else.
+                Message::Free(_)
+                | Message::Kill
+                | Message::Stop
+                | Message::Cancel(_)
+                | Message::TakeBack(_)
+                | Message::DropTakeBack(_) => return,
+                other => panic!("{other:?} comes to {worker}, which has stopped"),
+            }
+        };
+        if actor.has_exited {
+            if let Message::Request(call) = message {
+                reach::hit("request for a worker that is gone".into());
+                self.body_back(call);
+                self.post(Mailbox::Pool, Message::Passed(call, worker.clone()));
+            }
+            return;
+        }
+        match message {
+            Message::Request(call) => {
+                let record = &self.witness.calls[&call];
+                let session = SessionKey::new("s".into(), record.session);
+                match actor.lane.handle_granted(call, session, record.deadline, record.timeout, now) {
+                    Some(Sent { seq, entry }) => {
+                        actor.calls.insert(seq, call);
+                        self.post(Mailbox::ToProcess(worker.clone()), Message::Run { seq, entry, call });
+                    }
+                    None => reach::hit("take-back before its request".into()),
+                }
+            }
+            Message::TakeBack(call) => actor.lane.take_back(call, now),
+            Message::DropTakeBack(call) => {
+                reach::hit("take-back of a call that is over".into());
+                actor.lane.drop_take_back(call);
+            }
+            Message::Cancel(call) => {
+                reach::hit("given up at the worker".into());
+                actor.lane.cancel(call, now);
+            }
+            Message::Free(ids) => self.post(Mailbox::ToProcess(worker.clone()), Message::Free(ids)),
+            Message::Kill => self.kill(worker),
+            Message::Stop => self.post(Mailbox::ToProcess(worker.clone()), Message::Stop),
+            Message::Spawned => self.on_spawned(worker),
+            Message::Reply { seq, refs } => self.on_reply(worker, seq, refs),
+            Message::Pass { seq } => {
+                actor.lane.handle_passed(seq, now).expect("the process keeps the protocol");
+            }
+            Message::Gone => self.on_gone(worker),
+            other => panic!("{other:?} is not for a worker"),
+        }
+        self.after_lane(worker);
+    }
+
+    fn on_spawned(&mut self, worker: &WorkerId) {
+        let fails = self.faults.failed_starts && !self.is_calm;
+        let fate = if fails { self.random.below(8) } else { 7 };
+        let actor = self.workers.get_mut(worker).expect("it was just told");
+        match (actor.process.life, fate) {
+            (Life::Doomed, _) | (Life::Starting, 0 | 1) => {
+                actor.process.life = Life::Dead;
+                actor.has_exited = true;
+                self.post(Mailbox::Pool, Message::StartFailed(worker.clone(), fate == 1));
+            }
+            // It hangs, and is killed when it has taken too long.
+            (Life::Starting, 2) => actor.process.life = Life::Alive,
+            (Life::Starting, _) => {
+                actor.process.life = Life::Alive;
+                self.post(Mailbox::Pool, Message::Ready(worker.clone()));
+            }
+            (Life::Alive | Life::Dead, _) => {}
+        }
+    }
+
+    /// The pool first, then the catalogue, then the caller.
+    fn on_reply(&mut self, worker: &WorkerId, seq: u64, refs: Vec<RefId>) {
+        let actor = self.workers.get_mut(worker).expect("it was just told");
+        let replied = actor.lane.handle_reply(seq, self.now).expect("the process keeps the protocol");
+        self.post(Mailbox::Pool, Message::LeaseOver(replied.call, refs.len()));
+        if !refs.is_empty() {
+            self.post(Mailbox::Registry, Message::Made(replied.session.clone(), worker.clone(), refs.clone()));
+        }
+        self.post(Mailbox::Session(replied.session.incarnation()), Message::Ended(replied.call));
+        if replied.is_awaited {
+            let refs = refs.into_iter().map(|id| (id, worker.clone())).collect();
+            self.answer(replied.call, Outcome::Value, refs);
+        } else {
+            for id in refs {
+                self.post(Mailbox::Registry, Message::Dropped(id));
+            }
+        }
+    }
+
+    fn on_gone(&mut self, worker: &WorkerId) {
+        let actor = self.workers.get_mut(worker).expect("it was just told");
+        actor.has_exited = true;
+        let begun = actor.process.begun.clone();
+        let death = actor.lane.handle_exit(&begun);
+        for call in &death.returned {
+            self.body_back(*call);
+        }
+        self.post(Mailbox::Registry, Message::WorkerGone(worker.clone()));
+        self.post(Mailbox::Pool, Message::Exited(worker.clone(), death.over.clone()));
+        for call in death.returned {
+            self.post(Mailbox::Pool, Message::Passed(call, worker.clone()));
+        }
+        for call in death.over {
+            let session = self.witness.calls[&call].session;
+            self.post(Mailbox::Session(session), Message::Ended(call));
+        }
+        for call in death.crashed {
+            reach::hit("crashed".into());
+            self.answer(call, Outcome::Crashed, Vec::new());
+        }
+    }
+
+    pub(super) fn after_lane(&mut self, worker: &WorkerId) {
+        while let Some(action) = self.workers.get_mut(worker).and_then(|actor| actor.lane.poll_action()) {
+            self.note(&format!("{worker} {action:?}"));
+            match action {
+                LaneAction::Revoke { seq, entry } => {
+                    let actor = self.workers.get_mut(worker).expect("it was just polled");
+                    actor.process.revoked.insert(seq);
+                    let begun = actor.process.begun[entry as usize];
+                    actor.lane.handle_revocation(seq, begun, self.now);
+                }
+                LaneAction::Answer { call, verdict } => self.on_verdict(call, verdict),
+                LaneAction::TakenBack { call } => {
+                    reach::hit("taken back".into());
+                    self.body_back(call);
+                    self.post(Mailbox::Pool, Message::TakenBack(call));
+                }
+                LaneAction::Kept { call } => {
+                    reach::hit("kept".into());
+                    self.post(Mailbox::Pool, Message::Kept(call));
+                }
+                LaneAction::Passed { call } => self.post(Mailbox::Pool, Message::Passed(call, worker.clone())),
+                LaneAction::Over { call } => {
+                    let session = self.witness.calls[&call].session;
+                    self.post(Mailbox::Pool, Message::LeaseOver(call, 0));
+                    self.post(Mailbox::Session(session), Message::Ended(call));
+                }
+                LaneAction::Taint { how_long } => self.post(Mailbox::Pool, Message::Taint(worker.clone(), how_long)),
+                LaneAction::Kill { .. } => {
+                    reach::hit("overran".into());
+                    self.kill(worker);
+                }
+            }
+        }
+    }
+
+    fn on_verdict(&mut self, call: CallId, verdict: Verdict) {
+        match verdict {
+            Verdict::Timeout { began, .. } => {
+                reach::hit(format!("answer timeout, {}", if began { "begun" } else { "not begun" }));
+                self.answer(call, Outcome::TimedOut { began }, Vec::new());
+            }
+            Verdict::Cancelled { .. } => {}
+        }
+    }
+
+    fn body_back(&mut self, call: CallId) {
+        let session = self.witness.calls[&call].session;
+        self.post(Mailbox::Session(session), Message::BodyBack(call));
+    }
+
+    pub(super) fn kill(&mut self, worker: &WorkerId) {
+        let Some(actor) = self.workers.get_mut(worker) else { return };
+        match actor.process.life {
+            Life::Starting => actor.process.life = Life::Doomed,
+            Life::Alive => {
+                actor.process.life = Life::Dead;
+                actor.process.objects.clear();
+                self.post(Mailbox::FromProcess(worker.clone()), Message::Gone);
+            }
+            Life::Doomed | Life::Dead => {}
+        }
+    }
+
+    pub(super) fn tell_process(&mut self, worker: &WorkerId, message: Message) {
+        let Some(actor) = self.workers.get_mut(worker).filter(|actor| actor.process.life == Life::Alive) else {
+            return;
+        };
+        match message {
+            Message::Run { seq, entry, call } => {
+                let thread = &mut actor.process.threads[entry as usize];
+                thread.inbox.push_back((seq, call));
+                let is_first = thread.inbox.len() == 1 && matches!(thread.step, Step::Idle);
+                if is_first {
+                    self.step_in(worker, entry, 0);
+                }
+            }
+            Message::Free(ids) => {
+                for id in ids {
+                    assert!(actor.process.objects.remove(&id), "{id} is freed twice, or by the wrong worker");
+                }
+            }
+            Message::Stop => {
+                let is_idle = |step: Step| matches!(step, Step::Idle);
+                assert!(actor.process.threads.iter().all(|thread| is_idle(thread.step)), "{worker} is told to exit");
+                self.kill(worker);
+            }
+            Message::Step(entry) => self.step(worker, entry),
+            other => panic!("{other:?} is not for a process"),
+        }
+    }
+
+    fn step_in(&mut self, worker: &WorkerId, entry: u32, delay: u64) {
+        // Not by the socket: a thread does not wait for what is on its way there.
+        let to = Mailbox::Thread(worker.clone(), entry);
+        self.post_in(to, Message::Step(entry), delay);
+    }
+
+    fn step(&mut self, worker: &WorkerId, entry: u32) {
+        let is_long = self.faults.long_calls && self.random.one_in(20);
+        let takes = if is_long { self.random.below(20_000) } else { self.random.below(500) };
+        let reads_in = self.random.below(3) * self.random.below(30);
+        let makes = if self.random.one_in(3) { self.random.between(1, 2) } else { 0 };
+        let actor = self.workers.get_mut(worker).expect("a step is of a worker that lives");
+        let at = entry as usize;
+        let thread = &mut actor.process.threads[at];
+        match thread.step {
+            Step::Idle => {
+                let Some((seq, call)) = thread.inbox.pop_front() else { return };
+                thread.step = Step::Begun(seq, call);
+                actor.process.begun[at] = seq;
+                self.step_in(worker, entry, reads_in);
+            }
+            Step::Begun(seq, _) if actor.process.revoked.remove(&seq) => {
+                thread.step = Step::Idle;
+                self.post(Mailbox::FromProcess(worker.clone()), Message::Pass { seq });
+                self.step_in(worker, entry, 0);
+            }
+            Step::Begun(seq, call) => {
+                thread.step = Step::Running(seq, call);
+                self.witness.begin(call, worker);
+                self.step_in(worker, entry, takes);
+            }
+            Step::Running(seq, _) => {
+                thread.step = Step::Idle;
+                let refs: Vec<RefId> = (1..=makes).map(|id| RefId(self.last_ref + id)).collect();
+                self.last_ref += makes;
+                actor.process.objects.extend(&refs);
+                self.post(Mailbox::FromProcess(worker.clone()), Message::Reply { seq, refs });
+                self.step_in(worker, entry, 0);
+            }
+        }
+    }
+}

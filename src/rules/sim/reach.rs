@@ -1,0 +1,87 @@
+//! Which rows, refusals and crossings the seeds have reached: one that none reaches is not tested.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+thread_local! {
+    static HITS: RefCell<BTreeMap<String, u64>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+const ROWS: &[&str] = &[
+    "refs, worker gone",
+    "refs, worker tainted",
+    "refs, worker free",
+    "refs, worker busy",
+    "no home",
+    "home free",
+    "home busy",
+    "home tainted",
+    "home lost",
+];
+const AFFINITIES: &[&str] = &["hint", "strict_queue", "strict_fail_fast"];
+
+const EVENTS: &[&str] = &[
+    "refuse worker_busy",
+    "refuse session_worker_unavailable",
+    "refuse pool_saturated",
+    "refuse pool_degraded",
+    "refuse queue_timeout",
+    "refuse timeout",
+    "refuse ref_lost",
+    "refuse cancelled",
+    "refuse shutting_down",
+    "answer timeout, begun",
+    "answer timeout, not begun",
+    "crashed",
+    "grant meets a call that was given up",
+    "grant before the body is back",
+    "request for a worker that is gone",
+    "take-back before its request",
+    "take-back of a call that is over",
+    "taken back",
+    "kept",
+    "kept, and passed all the same",
+    "given up at the worker",
+    "given up while its body is on the way back",
+    "overran",
+    "zygote lost",
+    "degraded",
+    "recovered",
+    "session expired",
+    "session capped",
+];
+
+#[derive(Default)]
+pub(crate) struct Reached(BTreeMap<String, u64>);
+
+pub(crate) fn hit(what: String) {
+    HITS.with_borrow_mut(|hits| *hits.entry(what).or_default() += 1);
+}
+
+pub(super) fn take() -> Reached {
+    Reached(HITS.take())
+}
+
+impl Reached {
+    pub(super) fn and(mut self, other: Self) -> Self {
+        for (what, count) in other.0 {
+            *self.0.entry(what).or_default() += count;
+        }
+        self
+    }
+
+    pub(super) fn check(&self) {
+        let rows = ROWS.iter().flat_map(|row| AFFINITIES.iter().map(move |affinity| format!("{row} / {affinity}")));
+        let wanted = rows.chain(EVENTS.iter().map(|event| (*event).to_owned()));
+        let rare: Vec<String> = wanted
+            .filter_map(|what| {
+                let count = self.0.get(&what).copied().unwrap_or(0);
+                (count < ENOUGH).then(|| format!("{what}: {count}"))
+            })
+            .collect();
+        assert!(rare.is_empty(), "reached too rarely: {rare:#?}");
+    }
+}
+
+/// What is reached less often than this is reached by luck.
+const ENOUGH: u64 = 10;

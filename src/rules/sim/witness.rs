@@ -1,0 +1,125 @@
+//! What really happened, noted by nobody that is tested, and judged at once.
+
+use super::random::Random;
+use crate::config::Affinity;
+use crate::id::{CallId, WorkerId};
+use crate::rules::pool::{LineView, Pool, Standing};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Value,
+    /// Never began.
+    Refused,
+    TimedOut {
+        began: bool,
+    },
+    Crashed,
+    /// Its caller gave up and hears no more.
+    GivenUp,
+}
+
+#[derive(Debug)]
+pub(super) struct Record {
+    pub(super) session: u64,
+    pub(super) affinity: Affinity,
+    pub(super) pinned_to: Option<WorkerId>,
+    pub(super) deadline: Option<Instant>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) outcome: Option<Outcome>,
+    pub(super) ran_at: Option<WorkerId>,
+}
+
+#[derive(Default)]
+pub(super) struct Witness {
+    pub(super) calls: BTreeMap<CallId, Record>,
+    last_begun: BTreeMap<(u64, Option<WorkerId>), CallId>,
+    served: BTreeMap<LineView, BTreeSet<(WorkerId, u64)>>,
+    restarts: Vec<Instant>,
+}
+
+impl Witness {
+    /// A caller is answered; false if it no longer listens.
+    pub(super) fn answer(&mut self, call: CallId, outcome: Outcome) -> bool {
+        let record = self.calls.get_mut(&call).expect("only a call that was made is answered");
+        match record.outcome {
+            Some(Outcome::GivenUp) => return false,
+            Some(earlier) => panic!("{call} is answered twice: {earlier:?}, then {outcome:?}"),
+            None => record.outcome = Some(outcome),
+        }
+        if never_ran(outcome) {
+            assert_eq!(record.ran_at, None, "{call} has {outcome:?}, and it ran");
+        }
+        true
+    }
+
+    /// User code of a call begins in a worker.
+    pub(super) fn begin(&mut self, call: CallId, worker: &WorkerId) {
+        let record = self.calls.get_mut(&call).expect("only a call that was made begins");
+        assert_eq!(record.ran_at, None, "{call} begins twice, now at {worker}");
+        assert!(!record.outcome.is_some_and(never_ran), "{call} begins after {:?}", record.outcome);
+        record.ran_at = Some(worker.clone());
+        if let Some(holder) = &record.pinned_to {
+            assert_eq!(worker, holder, "{call} begins where its refs are not");
+        }
+        if record.affinity != Affinity::StrictQueue {
+            return;
+        }
+        let anywhere = record.pinned_to.is_none().then_some((record.session, None));
+        for line in anywhere.into_iter().chain([(record.session, Some(worker.clone()))]) {
+            let last = self.last_begun.insert(line, call);
+            assert!(last.is_none_or(|last| last < call), "{call} begins after {last:?}");
+        }
+    }
+
+    /// A grant was made: no strict call without refs goes anywhere but home.
+    pub(super) fn granted(&self, call: CallId, worker: &WorkerId, home: Option<WorkerId>) {
+        let record = &self.calls[&call];
+        if record.affinity != Affinity::Hint && record.pinned_to.is_none() {
+            assert_eq!(Some(worker), home.as_ref(), "{call} is strict and goes elsewhere");
+        }
+    }
+
+    /// While a line waits for its turn at a worker, no other session has two there.
+    pub(super) fn turns(&mut self, granted: &[(u64, WorkerId)], pool: &Pool) {
+        let listed: BTreeSet<LineView> = pool.listed_lines().into_iter().collect();
+        self.served.retain(|line, _| listed.contains(line));
+        for (session, worker) in granted {
+            let is_open_to_all = pool
+                .workers()
+                .any(|view| view.id == worker && matches!(view.standing, Standing::Free | Standing::Busy));
+            for (line, served) in &mut self.served {
+                let takes_part = line.worker.as_ref().map_or(is_open_to_all, |bound| bound == worker);
+                if takes_part && line.session.incarnation() != *session {
+                    assert!(served.insert((worker.clone(), *session)), "{session} has a second turn before {line:?}");
+                }
+            }
+        }
+        for line in listed {
+            self.served.entry(line).or_default();
+        }
+    }
+
+    pub(super) fn restarted(&mut self, (limit, window): (usize, Duration), now: Instant) {
+        self.restarts.push(now);
+        let recent = self.restarts.iter().filter(|at| **at + window > now).count();
+        assert!(recent <= limit, "{recent} restarts in {window:?}, the budget is {limit}");
+    }
+
+    pub(super) fn unanswered(&self) -> Vec<CallId> {
+        self.calls.iter().filter(|(_, record)| record.outcome.is_none()).map(|(id, _)| *id).collect()
+    }
+
+    /// A call whose caller still waits.
+    pub(super) fn some_open(&self, random: &mut Random) -> Option<CallId> {
+        random.pick(&self.unanswered()).copied()
+    }
+}
+
+fn never_ran(outcome: Outcome) -> bool {
+    match outcome {
+        Outcome::Refused | Outcome::TimedOut { began: false } => true,
+        Outcome::Value | Outcome::TimedOut { began: true } | Outcome::Crashed | Outcome::GivenUp => false,
+    }
+}
