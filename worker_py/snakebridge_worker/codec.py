@@ -1,0 +1,204 @@
+"""Results into pickles for Rust, and arguments out of them.
+
+Plain data is left to the C pickler; ``reducer_override`` sees what is not plain and says what it
+becomes. What that is, the caller's ``want`` decides: mode 0 keeps the kinds of Python and makes a
+ref of anything else; mode 1 is one ref; mode 2 nothing; mode 3 brings the shape of what the Rust
+type asks for. Rust's side is ``src/pickle``; the extension codes are also in ``opcode.rs``.
+"""
+
+import copyreg
+import pickle
+from typing import Any, Dict, List, Optional, Tuple
+
+from . import kinds
+from .errors import EncodeError
+from .kinds import MISSING, Wanted, complex_of, date, date_time, delta, number, time, uuid_of
+from .refs import RefTable
+from .shapes import Shape
+
+VALUE, REF, DISCARD, EXTRACT = range(4)
+_MOST_PLANS = 1_000
+_NOTHING = pickle.dumps(None, 5)
+
+_table: Optional[RefTable] = None
+
+
+def resolve(ref_id: int) -> Any:
+    """The object of a ref that Rust sent. Raises RefNotFound."""
+    assert _table is not None, "an Encoder installs its table"
+    return _table.get(ref_id)
+
+
+# What only goes to Rust: names for the extension codes, never called.
+
+
+def ref(*_: Any) -> None:
+    """``(id, module, type name)`` of an object that stays here."""
+
+
+def stream(*_: Any) -> None:
+    """The same of an iterator."""
+
+
+def plain(*_: Any) -> None:
+    """``(x,)``: just ``x``, what an object became."""
+
+
+def opaque(*_: Any) -> None:
+    """``(module, type name)`` of an object that has no value."""
+
+
+def record(*_: Any) -> None:
+    """``(names, values)`` of a named tuple."""
+
+
+_CODES = (
+    (resolve, 0xF0),
+    (ref, 0xF1),
+    (stream, 0xF2),
+    (plain, 0xF3),
+    (opaque, 0xF4),
+    (record, 0xF5),
+    (date_time, 0xF6),
+    (date, 0xF7),
+    (time, 0xF8),
+    (delta, 0xF9),
+    (number, 0xFA),
+    (uuid_of, 0xFB),
+    (complex_of, 0xFC),
+)
+_FUNCTIONS = frozenset(function for function, _ in _CODES)
+
+
+def _register() -> None:
+    """Once per process, by the first Encoder."""
+    for function, code in _CODES:
+        copyreg.add_extension(function.__module__, function.__name__, code)
+
+
+def decode_args(body: Any) -> Any:
+    """The object that Rust sent, from any buffer. Raises what a constructor raises."""
+    return pickle.loads(body)
+
+
+class _Pickler(pickle.Pickler):
+    """One pickler, used again and again. Its reducers decide what is not plain."""
+
+    def __init__(self, table: RefTable) -> None:
+        self.table = table
+        self.buffers: List[Any] = []
+        self.new: List[int] = []
+        self.by_value = False
+        self.leaf_ref = True
+        # It is its own file.
+        self.write = self.buffers.append
+        super().__init__(self, 5)
+
+    def reducer_override(self, obj: Any) -> Any:
+        kind = type(obj)
+        reduce = kinds.REDUCERS.get(kind)
+        if reduce is not None:
+            reduced = reduce(obj)
+            if reduced is not None:
+                return reduced
+        elif kind is Wanted:
+            return self.make_ref(obj.obj)
+        elif kind is _Function and obj in _FUNCTIONS:
+            return NotImplemented
+        if self.by_value:
+            return self.reduce_by_value(obj)
+        item = kinds.numpy_scalar(obj)
+        return self.make_ref(obj) if item is MISSING else (plain, (item,))
+
+    def reduce_by_value(self, obj: Any) -> Any:
+        names = kinds.tuple_names(obj)
+        if names is not None:
+            return record, (names, tuple(tuple.__iter__(obj)))
+        value = kinds.by_value(obj)
+        if value is MISSING:
+            value = kinds.fields(obj)
+        if value is not MISSING and value is not obj:
+            return plain, (value,)
+        if self.leaf_ref:
+            return self.make_ref(obj)
+        return opaque, kinds.name_of(type(obj))
+
+    def make_ref(self, obj: Any) -> Tuple[Any, ...]:
+        name = kinds.name_of(type(obj))
+        code = stream if kinds.is_iterator(obj) else ref
+        ref_id = self.table.add(obj)
+        self.new.append(ref_id)
+        return code, (ref_id, *name)
+
+
+_Function = type(resolve)
+
+
+class Encoder:
+    """Encodes results; what becomes a ref goes into the table."""
+
+    __slots__ = ("_table", "_idle", "_plans")
+
+    def __init__(self, table: RefTable) -> None:
+        global _table
+        if _table is None:
+            _register()
+        _table = self._table = table
+        # User code runs in an encode and may begin another, so there may be several at once.
+        self._idle: List[_Pickler] = [_Pickler(table)]
+        self._plans: Dict[bytes, Shape] = {}
+
+    def encode(self, value: Any, want: bytes) -> Tuple[List[Any], List[int]]:
+        """The body of a result, in parts, and the ids of the refs that it makes.
+
+        Raises EncodeError for what cannot be sent, and whatever user code raises on the way; no ref
+        is left then.
+        """
+        mode = want[0]
+        shape = None
+        if mode == EXTRACT:
+            shape = self._plans.get(want) or self._plan(want)
+            if shape.convert is None and type(value) in kinds.ATOMS:
+                return [pickle.dumps(value, 5)], []
+        elif mode == REF:
+            value = Wanted(value)
+        elif mode == DISCARD:
+            return [_NOTHING], []
+        elif type(value) in kinds.ATOMS:
+            return [pickle.dumps(value, 5)], []
+        try:
+            pickler = self._idle.pop()
+        except IndexError:
+            pickler = _Pickler(self._table)
+        try:
+            if shape is None:
+                pickler.by_value = False
+                pickler.leaf_ref = True
+            else:
+                pickler.by_value = True
+                pickler.leaf_ref = shape.has_any
+                if shape.collects and kinds.is_iterator(value):
+                    value = kinds.collect(value)
+                if shape.convert is not None:
+                    value = shape.convert(value)
+            pickler.dump(value)
+        except RecursionError as error:
+            self._table.drop(pickler.new)
+            raise EncodeError("the result is nested too deep, or holds itself") from error
+        except BaseException:
+            self._table.drop(pickler.new)
+            raise
+        else:
+            return pickler.buffers[:], pickler.new[:]
+        finally:
+            pickler.clear_memo()
+            pickler.buffers.clear()
+            pickler.new.clear()
+            self._idle.append(pickler)
+
+    def _plan(self, want: bytes) -> Shape:
+        if len(self._plans) >= _MOST_PLANS:
+            self._plans.clear()
+        want = bytes(want)
+        shape = self._plans[want] = Shape(want[1:])
+        return shape

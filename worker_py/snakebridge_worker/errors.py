@@ -1,0 +1,201 @@
+"""Exceptions of the bridge, and the description of any exception for Rust.
+
+What is described comes from user code and may be hostile: each part is read on its own, bounded,
+and replaced if reading it fails.
+"""
+
+import pickle
+import traceback
+from typing import Any, Callable, List, Optional, Tuple
+
+_LONGEST = 64 * 1024
+_MOST_LINKS = 20
+_MOST_FRAMES = 200
+_MOST_PRINTED = 2_000
+_MOST_NOTES = 100
+_OWN_FOLDER = "/snakebridge_worker/"
+
+# Read past the class of the exception, which may have names of its own.
+_TYPE_NAME = type.__dict__["__qualname__"].__get__
+_TYPE_MODULE = type.__dict__["__module__"].__get__
+_DICT = BaseException.__dict__["__dict__"].__get__
+
+
+class RefNotFound(LookupError):
+    """No object of that id is held here."""
+
+    def __init__(self, ref_id: int) -> None:
+        super().__init__(f"no object ref-{ref_id} is held here")
+        self.ref_id = ref_id
+
+
+class EncodeError(ValueError):
+    """A result that cannot be sent: too deep, too large, or holding itself."""
+
+
+Link = Tuple[str, str, str, str, List[Tuple[str, int, str]], List[str]]
+
+
+def describe(exc: BaseException) -> bytes:
+    """The exception and its causes, outermost first, pickled as plain data. Never raises."""
+    chain: List[Link] = []
+    try:
+        links = _links(exc)
+        for place, link in enumerate(links):
+            chain.append(_link(link, links[place:]))
+    except BaseException as error:  # the one place: nothing of the caller's may pass
+        chain = [_last_resort(exc, error)]
+    return pickle.dumps(chain, 5)
+
+
+def _links(exc: BaseException) -> List[BaseException]:
+    links = [exc]
+    seen = {id(exc)}
+    while len(links) < _MOST_LINKS:
+        cause = _cause(links[-1])
+        if cause is None or id(cause) in seen:
+            break
+        seen.add(id(cause))
+        links.append(cause)
+    return links
+
+
+def _cause(exc: BaseException) -> Optional[BaseException]:
+    cause = BaseException.__cause__.__get__(exc)
+    if cause is None and not BaseException.__suppress_context__.__get__(exc):
+        cause = BaseException.__context__.__get__(exc)
+    return cause
+
+
+def _link(exc: BaseException, rest: List[BaseException]) -> Link:
+    kind = type(exc)
+    name = _guarded(lambda: _name(kind), "?")
+    module = _guarded(lambda: _module(kind), "?")
+    message = _message(exc)
+    return (
+        name,
+        module,
+        message,
+        _guarded(lambda: _traceback(exc, rest), "") or _plain_text(name, module, message),
+        _guarded(lambda: _frames(exc), []),
+        _guarded(lambda: _notes(exc), []),
+    )
+
+
+def _last_resort(exc: BaseException, error: BaseException) -> Link:
+    name = _guarded(lambda: _name(type(exc)), "?")
+    why = _guarded(lambda: _name(type(error)), "?")
+    return (name, "?", f"<an exception that could not be described: {why}>", "", [], [])
+
+
+def _guarded(read: Callable[[], Any], otherwise: Any) -> Any:
+    try:
+        return read()
+    except Exception:
+        return otherwise
+
+
+def _clean(text: str) -> str:
+    """Plain, bounded text that UTF-8 can hold."""
+    length = str.__len__(text)
+    # A slice of a subclass of `str` by its own class is a plain `str`.
+    text = str.__getitem__(text, slice(0, _LONGEST))
+    if length > _LONGEST:
+        text += f"... ({length} characters)"
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _name(kind: type) -> str:
+    return _clean(_TYPE_NAME(kind))
+
+
+def _module(kind: type) -> str:
+    module = _TYPE_MODULE(kind)
+    return _clean(module) if isinstance(module, str) else "?"
+
+
+def _message(exc: BaseException) -> str:
+    try:
+        return _clean(str(exc))
+    except Exception:
+        return "<exception str() failed>"
+
+
+def _notes(exc: BaseException) -> List[str]:
+    notes = _DICT(exc).get("__notes__", ())
+    if not isinstance(notes, (list, tuple)):
+        return []
+    return [_guarded(lambda: _clean(str(note)), "<note str() failed>") for note in notes[:_MOST_NOTES]]
+
+
+def _plain_text(name: str, module: str, message: str) -> str:
+    where = "" if module in ("builtins", "__main__") else f"{module}."
+    return f"{where}{name}: {message}\n" if message else f"{where}{name}\n"
+
+
+def _traceback(exc: BaseException, rest: List[BaseException]) -> str:
+    """As Python prints it, with the causes; without them where they are too many."""
+    if len(rest) == _MOST_LINKS or any(_is_huge(link) for link in rest):
+        return _alone(exc)
+    whole = traceback.TracebackException(
+        type(exc), exc, BaseException.__traceback__.__get__(exc), limit=_MOST_PRINTED, compact=True
+    )
+    _strip(whole)
+    return _clean_traceback("".join(whole.format()))
+
+
+def _alone(exc: BaseException) -> str:
+    frames = _without_own(traceback.extract_tb(BaseException.__traceback__.__get__(exc), _MOST_FRAMES))
+    head = ["Traceback (most recent call last):\n", *frames.format()] if frames else []
+    kind = type(exc)
+    return _clean_traceback("".join(head) + _plain_text(_name(kind), _module(kind), _message(exc)))
+
+
+def _is_huge(exc: BaseException) -> bool:
+    return len(_message(exc)) > _LONGEST
+
+
+def _clean_traceback(text: str) -> str:
+    """Bounded from the middle: the head says where it began, the tail what it was."""
+    if len(text) > _LONGEST:
+        half = _LONGEST // 2
+        text = f"{text[:half]}\n... ({len(text) - 2 * half} characters)\n{text[-half:]}"
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _strip(top: "traceback.TracebackException") -> None:
+    """Takes the worker's own frames from the top of each traceback."""
+    todo, seen = [top], set()
+    while todo:
+        part = todo.pop()
+        if part is None or id(part) in seen:
+            continue
+        seen.add(id(part))
+        part.stack = _without_own(part.stack)
+        todo += [part.__cause__, part.__context__, *(getattr(part, "exceptions", None) or ())]
+
+
+def _is_own(filename: str) -> bool:
+    return filename.startswith("<snakebridge") or _OWN_FOLDER in filename
+
+
+def _without_own(stack: "traceback.StackSummary") -> "traceback.StackSummary":
+    first = 0
+    while first < len(stack) and _is_own(stack[first].filename):
+        first += 1
+    return traceback.StackSummary.from_list(stack[first:])
+
+
+def _frames(exc: BaseException) -> List[Tuple[str, int, str]]:
+    """The outermost frames and the innermost, where there are too many."""
+    frames = []
+    tb = BaseException.__traceback__.__get__(exc)
+    while tb is not None:
+        code = tb.tb_frame.f_code
+        if frames or not _is_own(code.co_filename):
+            frames.append((code.co_filename, tb.tb_lineno or 0, code.co_name))
+        tb = tb.tb_next
+    if len(frames) > _MOST_FRAMES:
+        half = _MOST_FRAMES // 2
+        frames = frames[:half] + frames[-half:]
+    return [(_clean(file), max(line, 0), _clean(name)) for file, line, name in frames]
