@@ -223,8 +223,7 @@ mod tests {
         for part in ["at", "by", "lines", "next", "Empty", "Item", "Pair", "Full", "price", "of"] {
             assert!(found.contains(part), "{part} in {found}");
         }
-        // `next` is an option of node 0.
-        assert!(shape_of::<Order>().windows(3).any(|three| three == [b'o', 0, 0]));
+        assert!(decoded_kinds(&shape_of::<Order>()).len() < 50, "it comes back to itself");
         assert!(!decoded_kinds(&shape_of::<Order>()).contains(&b'a'), "nothing of it stays unknown");
     }
 

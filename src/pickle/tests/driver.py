@@ -174,6 +174,7 @@ def same(left, right):
     return left == right and repr(left) == repr(right)
 
 
+nan, inf = float("nan"), float("inf")
 table = refs.RefTable(1 << 32)
 encoder = codec.Encoder(table)
 

@@ -36,7 +36,7 @@ fn rich() -> Vec<u8> {
 fn a_body_decodes_whole_and_in_no_other_length() {
     let whole = rich();
     let value = value_of(&whole).expect("it is whole");
-    assert_eq!(value.as_slice().map(<[_]>::len), Some(36), "{value}");
+    assert_eq!(value.as_slice().map(<[_]>::len), Some(35), "{value}");
     for length in 0..whole.len() {
         assert!(is_malformed(value_of(&whole[..length])), "cut at {length}");
     }
@@ -114,8 +114,6 @@ fn a_bomb_of_shared_lists_is_refused_where_it_passes_the_budget() {
     // Each list holds the one before twice: 2^40 values in some 250 bytes.
     let mut opcodes = b"]\x94".to_vec();
     for level in 0..40 {
-        opcodes.extend([b'0'; 0]);
-        opcodes.extend([0x86, 0x94].iter().copied().take(0));
         opcodes.extend([b'h', level, 0x86, 0x94]);
     }
     let begun = std::time::Instant::now();
@@ -158,7 +156,7 @@ fn each_budget_holds_at_its_limit_and_not_one_past_it() {
 
 #[test]
 fn a_cycle_is_an_error_in_each_of_its_forms() {
-    for opcodes in [&b"]\x94h\0a"[..], b"]\x94]h\0aa", b"]\x94h\0\x85a", b"}\x94\x8c\x01kh\0s", b"]\x94h\0\x85\x820"] {
+    for opcodes in [&b"]\x94h\0a"[..], b"]\x94]h\0aa", b"]\x94h\0\x85a", b"}\x94\x8c\x01kh\0s", b"]\x94h\0\x850"] {
         assert!(matches!(value_of(&body(opcodes)), Err(DecodeError::Convert(_))), "{opcodes:?}");
     }
 }

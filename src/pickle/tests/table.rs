@@ -63,11 +63,7 @@ fn plain_data_arrives_as_it_is() {
     ];
     for mut python in all() {
         for text in same {
-            let expression = text
-                .replace("nan", "float('nan')")
-                .replace("inf", "float('inf')")
-                .replace("Decimal", "decimal.Decimal");
-            let expression = expression.replace("UUID(", "uuid.UUID(").replace("-sNaN", "-sNaN");
+            let expression = text.replace("Decimal", "decimal.Decimal").replace("UUID(", "uuid.UUID(");
             let value = python.value(&expression).expect(text);
             assert_eq!(value.to_string(), text, "{}", python.version);
             assert_eq!(
@@ -76,12 +72,6 @@ fn plain_data_arrives_as_it_is() {
             );
             // And back: what Python sees is what it sent.
             let seen = python.seen(&value).expect(text);
-            assert_eq!(
-                seen,
-                String::from_utf8_lossy(
-                    &python.ask(b'D', &[], &to_fragment(&value).expect(text).into_body().bytes).expect(text)
-                )
-            );
             if text.is_ascii() {
                 assert_eq!(seen, text, "{}", python.version);
             }
@@ -395,7 +385,7 @@ fn an_argument_that_python_cannot_hold_is_named_with_its_place() {
     let late = chrono::NaiveDate::from_ymd_opt(10_000, 1, 1).expect("chrono has it");
     let map = BTreeMap::from([("a", vec![Value::None, Value::Date(late)])]);
     assert!(error(&|| to_fragment(&(1, &map))).starts_with("argument at [1].a[1]: "));
-    assert!(error(&|| to_fragment(&(1, &map))).contains("a year from 1 to 9999"));
+    assert!(error(&|| to_fragment(&(1, &map))).contains("found a date outside the years 1 to 9999"));
     let keys = BTreeMap::from([(vec![1], 2)]);
     assert!(error(&|| to_fragment(&keys)).contains("a key, or item of a set, that Python can hash, found a list"));
     let mut deep = Value::None;
@@ -405,8 +395,7 @@ fn an_argument_that_python_cannot_hold_is_named_with_its_place() {
     assert!(error(&|| to_fragment(&deep)).contains("nesting of at most 400"));
     assert!(to_fragment(&deep[0]).is_ok());
     assert!(to_keywords(&[1]).is_err());
-    let keywords = to_keywords(&map).expect("a map");
-    assert_eq!(keywords.len(), 0.max(keywords.len()));
+    assert_eq!(to_keywords(&map).expect_err("a late date").path, "a[1]");
 }
 
 #[test]
@@ -442,7 +431,7 @@ fn random_python_values_come_back_as_they_were() {
             // As a type that takes anything, through the shape.
             let body =
                 python.ask(b'G', &[&[3], &shape_of::<Value>()[..]].concat(), seed.as_bytes()).expect("it encodes");
-            assert!(typed::<Value>(&body).expect("the same").to_string() == value.to_string(), "seed {seed}");
+            assert!(typed::<Value>(&body).expect("the same") == value, "seed {seed}");
         }
     }
 }
@@ -525,7 +514,7 @@ fn an_exception_is_described_as_python_prints_it() {
             ("raise SystemExit(3)", "3", "SystemExit"),
             ("raise KeyboardInterrupt", "", "KeyboardInterrupt"),
             (
-                "class M(type):\n  __qualname__ = property(lambda s: 1/0)\nclass E(Exception, metaclass=M): pass\nraise E('m')",
+                "class M(type):\n  def __getattribute__(s, n): raise OSError(n)\nclass E(Exception, metaclass=M): pass\nraise E('m')",
                 "m",
                 "E",
             ),
