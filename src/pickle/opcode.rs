@@ -174,11 +174,11 @@ pub(crate) fn write_leaf(out: &mut Vec<u8>, value: &Value) -> Result<(), &'stati
         Value::TimeDelta(value) => {
             const MOST_DAYS: i64 = 999_999_999;
             if value.subsec_nanos() % 1_000 != 0 {
-                return Err("a duration of whole microseconds, as Python has them");
+                return Err("a fraction of a microsecond, which Python does not have");
             }
             let (days, seconds, micros) = crate::value::delta_parts(value);
             if days.abs() > MOST_DAYS {
-                return Err("a duration of less than a billion days, as Python has them");
+                return Err("a billion days or more, which Python does not have");
             }
             write_reduce(out, EXT_DELTA, &[days, seconds, micros]);
         }
@@ -230,17 +230,17 @@ fn write_date_time(
 fn date_parts(date: NaiveDate) -> Result<[i64; 3], &'static str> {
     match date.year() {
         1..=9999 => Ok([date.year().into(), date.month().into(), date.day().into()]),
-        _ => Err("a year from 1 to 9999, as Python has them"),
+        _ => Err("a date outside the years 1 to 9999, which Python does not have"),
     }
 }
 
 fn time_parts(time: NaiveTime) -> Result<[i64; 4], &'static str> {
     let nanos = time.nanosecond();
     if nanos >= 1_000_000_000 {
-        return Err("a time that is not in a leap second, which Python does not have");
+        return Err("a leap second, which Python does not have");
     }
     if nanos % 1_000 != 0 {
-        return Err("a time of whole microseconds, as Python has them");
+        return Err("a fraction of a microsecond, which Python does not have");
     }
     Ok([time.hour().into(), time.minute().into(), time.second().into(), (nanos / 1_000).into()])
 }

@@ -50,8 +50,15 @@ pub(super) struct Found {
 
 /// What stands in the places that are passed on the way. A text that is not empty may be refused by
 /// a type that parses it, hence several.
-const FILLERS: [&str; 6] =
-    ["", "1", "1970-01-01", "1970-01-01T00:00:00Z", "1970-01-01T00:00:00", "00000000-0000-0000-0000-000000000000"];
+const FILLERS: [&str; 7] = [
+    "",
+    "1",
+    "1970-01-01",
+    "1970-01-01T00:00:00Z",
+    "1970-01-01T00:00:00",
+    "00000000-0000-0000-0000-000000000000",
+    "127.0.0.1",
+];
 
 /// The request at the end of the path. `None` if no filler leads there.
 pub(super) fn explore(lead: &dyn Fn(&Explorer<'_>), path: &[Step]) -> Option<Found> {

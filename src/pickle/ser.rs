@@ -47,7 +47,7 @@ impl std::error::Error for PickleError {}
 
 impl ser::Error for PickleError {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        Self::new("a value that can be serialised", message.to_string())
+        Self::new("a value that can be sent to Python", message.to_string())
     }
 }
 

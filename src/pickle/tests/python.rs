@@ -1,0 +1,103 @@
+//! Each CPython there is, with the worker's codec loaded, behind one pair of pipes.
+
+use super::{typed, value_of};
+use crate::pickle::{shape_of, to_fragment};
+use crate::value::Value;
+use serde::de::DeserializeOwned;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+pub(super) struct Python {
+    child: Child,
+    to: Option<ChildStdin>,
+    from: ChildStdout,
+    pub(super) version: String,
+}
+
+/// Every interpreter from 3.10 on: `python3`, and those of pyenv.
+pub(super) fn all() -> Vec<Python> {
+    let home = std::env::var("PYENV_ROOT").map(PathBuf::from);
+    let home = home.or_else(|_| std::env::var("HOME").map(|home| Path::new(&home).join(".pyenv")));
+    let mut found = vec![PathBuf::from("python3")];
+    if let Ok(versions) =
+        home.and_then(|home| Ok(std::fs::read_dir(home.join("versions")).map(Vec::from_iter).unwrap_or_default()))
+    {
+        found.extend(versions.into_iter().flatten().map(|version| version.path().join("bin/python3")));
+    }
+    let mut pythons: Vec<Python> = Vec::new();
+    for path in found {
+        let Some(version) = version(&path) else { continue };
+        if !pythons.iter().any(|python| python.version == version) {
+            pythons.push(Python::start(&path, version));
+        }
+    }
+    assert!(!pythons.is_empty(), "no python3 from 3.10 on");
+    pythons
+}
+
+fn version(path: &Path) -> Option<String> {
+    let code = "import sys; assert sys.version_info >= (3, 10); print(sys.version.split()[0])";
+    let output = Command::new(path).args(["-c", code]).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+impl Python {
+    fn start(path: &Path, version: String) -> Self {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut child = Command::new(path)
+            .args(["-I", "-B"])
+            .arg(root.join("src/pickle/tests/driver.py"))
+            .arg(root.join("worker_py"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the interpreter has just answered");
+        let (to, from) = (child.stdin.take(), child.stdout.take().expect("it is piped"));
+        Self { child, to, from, version }
+    }
+
+    pub(super) fn ask(&mut self, operation: u8, want: &[u8], payload: &[u8]) -> Result<Vec<u8>, String> {
+        let length = |bytes: &[u8]| u32::try_from(bytes.len()).expect("a test is small").to_le_bytes();
+        let to = self.to.as_mut().expect("it is taken when this is dropped");
+        let request = [&[operation][..], &length(want), &length(payload), want, payload].concat();
+        to.write_all(&request).expect("the interpreter lives");
+        to.flush().expect("the interpreter lives");
+        let mut head = [0; 5];
+        self.from.read_exact(&mut head).expect("the interpreter lives");
+        let count = u32::from_le_bytes([head[1], head[2], head[3], head[4]]) as usize;
+        let mut reply = vec![0; count];
+        self.from.read_exact(&mut reply).expect("the interpreter lives");
+        if head[0] == b'+' { Ok(reply) } else { Err(String::from_utf8_lossy(&reply).into_owned()) }
+    }
+
+    /// The expression as `.await` returns it.
+    pub(super) fn value(&mut self, expression: &str) -> Result<Value, String> {
+        let body = self.ask(b'E', &[0], expression.as_bytes())?;
+        value_of(&body).map_err(|error| format!("{error:?}"))
+    }
+
+    /// The expression as `extract::<T>()` returns it.
+    pub(super) fn extract<T: DeserializeOwned + 'static>(&mut self, expression: &str) -> Result<T, String> {
+        let want = [&[3], &shape_of::<T>()[..]].concat();
+        let body = self.ask(b'E', &want, expression.as_bytes())?;
+        typed(&body).map_err(|error| match error {
+            super::DecodeError::Convert(error) => error.to_string(),
+            other => format!("{other:?}"),
+        })
+    }
+
+    /// What Python's `ascii` says of an argument.
+    pub(super) fn seen<T: serde::Serialize>(&mut self, value: &T) -> Result<String, String> {
+        let body = to_fragment(value).map_err(|error| error.to_string())?.into_body();
+        Ok(String::from_utf8_lossy(&self.ask(b'D', &[], &body.bytes)?).into_owned())
+    }
+}
+
+impl Drop for Python {
+    fn drop(&mut self) {
+        // The driver ends with its input.
+        drop(self.to.take());
+        drop(self.child.wait());
+    }
+}
