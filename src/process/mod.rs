@@ -13,6 +13,7 @@ mod exit;
 mod fds;
 mod lifeline;
 mod link;
+mod mapping;
 mod output;
 mod page;
 mod reports;

@@ -4,7 +4,7 @@
 //! The kernel ties a parent-death signal to the *thread* that forked, so this thread lives as long
 //! as the zygote does: until the zygote watches the host by itself, only the host's death ends it.
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -41,6 +41,12 @@ pub(super) fn spawn(program: Program) -> io::Result<oneshot::Receiver<io::Result
         if started.send(Ok(reaped)).is_err() {
             // It is ours and not yet reaped, so that the signal cannot hit another.
             let _ = child.kill();
+        }
+        let pid = Pid::from_child(&child);
+        let zombie = rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+        if zombie.is_ok() {
+            // What preloaded modules started is in its group. Not reaped yet, it keeps the number its own.
+            let _ = rustix::process::kill_process_group(pid, Signal::KILL);
         }
         let status = child.wait().map_or(Ended::Unknown, ended_as);
         let _ = ended.send(Exit { status, max_rss: 0 });

@@ -251,7 +251,11 @@ class Zygote:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 fds.frombytes(payload)
         try:
-            self.fork(json.loads(request), list(fds))
+            request = json.loads(request)
+            if len(fds) == child.REQUESTED:
+                self.fork(request, list(fds))
+            else:  # the kernel dropped what does not fit under our limit
+                self.report({"fork_failed": {"id": request["id"], "why": "the zygote is out of descriptors"}})
         finally:
             for fd in fds:
                 os.close(fd)
@@ -305,7 +309,10 @@ class Zygote:
         for pid in kernel.children():
             if pid not in known:
                 kernel.kill(pid, spared=workers)
-                pidfd = kernel.pidfd_open(pid)
+                try:
+                    pidfd = kernel.pidfd_open(pid)
+                except OSError:
+                    continue  # out of descriptors: it is dead, and the next sweep reaps it
                 self.strays[pidfd] = pid
                 self.poll.register(pidfd, select.POLLIN)
 
@@ -321,7 +328,10 @@ class Zygote:
             try:
                 self.control.sendmsg([report], rights)
             except OSError as error:
-                if error.errno in (errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS):
+                if error.errno == errno.EAGAIN:
+                    break
+                if error.errno in (errno.ENOBUFS, errno.ETOOMANYREFS):
+                    time.sleep(0.001)  # it passes, and the socket would not tell when
                     break
                 self.end()
             if fd is not None:
