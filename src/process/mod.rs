@@ -30,4 +30,5 @@ pub(crate) use link::Link;
 pub(crate) use output::Output;
 pub(crate) use page::Page;
 pub(crate) use reports::{ZygoteEvent, ZygoteEvents};
+pub(crate) use spawn::tied;
 pub(crate) use zygote::{Guarantees, StartError, Zygote, ZygoteSpec};

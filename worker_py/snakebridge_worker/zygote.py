@@ -1,6 +1,7 @@
 """The zygote: loads `preload` once, forks workers, reaps and reports them, and leaves nothing behind.
 
-It runs no user calls and has one thread. Until it is ready its own lifeline kills it; then it watches
+It runs no user calls and has one thread. Until it is ready its own lifeline, which was armed before it
+was executed, kills it; then it watches
 the host, and when the host is gone it first kills every descendant.
 """
 
@@ -37,8 +38,6 @@ PROOF_LIMIT = 1.0
 def main(bundle: dict, fds: "list[int]", exec_because: "str | None") -> None:
     bundle_fd, control, lifeline, host = fds
     spec = bundle["spec"]
-    group = os.getpgid(0)
-    kernel.arm(lifeline, group)
     settle(control, lifeline, host, bundle_fd)
     kernel.adopt_orphans()
     start.set_up_path(spec)
