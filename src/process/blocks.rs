@@ -2,13 +2,13 @@
 //!
 //! The sender owns a [`BlockPool`], the receiver a [`BlockTable`] of the blocks it was given. A
 //! block's descriptor travels once, over the side socket, before the message that first names it.
-//! The host reads and writes blocks with `pread` and `pwrite` instead of mapping them: a worker that
-//! plays with the memory can then give it wrong bytes, but neither a fault nor a slice that changes
-//! under its feet. The worker maps what it receives and works in place.
+//! Each side maps a block once. The host copies in and out and never keeps a slice into shared
+//! memory, so that a worker that plays with it can give wrong bytes and nothing else; the worker
+//! works in place.
 
 use super::fds;
-use rustix::buffer::spare_capacity;
-use rustix::fs::{FallocateFlags, SealFlags};
+use super::mapping::{self, Mapping};
+use rustix::fs::{FallocateFlags, SealFlags, SeekFrom};
 use rustix::io::Errno;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
@@ -65,6 +65,7 @@ pub(crate) struct BlockPool {
 #[derive(Debug)]
 struct Block {
     memory: OwnedFd,
+    mapping: Mapping,
     size: u64,
     /// How many of its bytes may hold memory of the system.
     touched: u64,
@@ -95,8 +96,17 @@ impl BlockPool {
         }
         let index = self.idle(len).map_or_else(|| self.add(len), Ok)?;
         let block = &mut self.blocks[index];
-        block.touched = block.touched.max(len);
-        write_all(&block.memory, parts)?;
+        if block.touched >= len {
+            let mut offset = 0;
+            for part in parts {
+                block.mapping.copy_in(offset, part);
+                offset += part.len();
+            }
+        } else {
+            // Memory that is not there yet is written by the kernel: no page fault, nothing zeroed before.
+            block.touched = len;
+            write_all(&block.memory, parts)?;
+        }
         block.lent = Some(len);
         self.in_use += len;
         Ok(BlockName { index: index as u32, len })
@@ -141,12 +151,13 @@ impl BlockPool {
         }
         let size = class(len);
         let memory = fds::sealed_memory("snakebridge-block", size)?;
+        let mapping = Mapping::new(&memory, size as usize)?;
         let index = self.blocks.len();
         let mut announcement = [0; 16];
         announcement[..8].copy_from_slice(&(index as u64).to_le_bytes());
         announcement[8..].copy_from_slice(&size.to_le_bytes());
         fds::send(&*self.side, &announcement, &[memory.as_fd()])?;
-        self.blocks.push(Block { memory, size, touched: 0, lent: None });
+        self.blocks.push(Block { memory, mapping, size, touched: 0, lent: None });
         Ok(index)
     }
 }
@@ -194,7 +205,14 @@ fn write_all(memory: &OwnedFd, parts: &[&[u8]]) -> io::Result<()> {
 #[derive(Debug)]
 pub(crate) struct BlockTable {
     side: SideSocket,
-    blocks: Vec<(OwnedFd, u64)>,
+    blocks: Vec<Received>,
+}
+
+#[derive(Debug)]
+struct Received {
+    memory: OwnedFd,
+    mapping: Mapping,
+    size: u64,
 }
 
 impl BlockTable {
@@ -211,30 +229,27 @@ impl BlockTable {
         while self.blocks.len() <= index as usize {
             self.receive(index)?;
         }
-        let (memory, size) = &self.blocks[index as usize];
-        if len > *size {
-            return Err(BadBlock::TooLong { index, len, size: *size });
+        let block = &self.blocks[index as usize];
+        if len > block.size {
+            return Err(BadBlock::TooLong { index, len, size: block.size });
         }
         let wanted = usize::try_from(len).map_err(|_| BadBlock::NoMemory(len))?;
         let mut body = Vec::new();
         body.try_reserve_exact(wanted).map_err(|_| BadBlock::NoMemory(len))?;
-        while body.len() < wanted {
-            let offset = body.len() as u64;
-            let before = body.len();
-            let outcome = if body.capacity() == wanted {
-                rustix::io::pread(memory, spare_capacity(&mut body), offset).map(drop)
-            } else {
-                // The allocator gave more than was asked for: read no further than the body.
-                body.resize(wanted, 0);
-                let read = rustix::io::pread(memory, &mut body[before..], offset);
-                body.truncate(before + *read.as_ref().unwrap_or(&0));
-                read.map(drop)
-            };
-            match outcome {
-                Ok(()) if body.len() == before => {
-                    return Err(BadBlock::TooLong { index, len, size: offset });
-                }
-                Ok(()) | Err(Errno::INTR) => {}
+        mapping::prefer_huge_pages(&mut body);
+        // To touch a hole through the mapping would take memory for it: an honest worker has none
+        // within a body, another could make the host pay for every block it names.
+        if len == 0 || rustix::fs::seek(&block.memory, SeekFrom::Hole(0)).is_ok_and(|hole| hole >= len) {
+            block.mapping.copy_out(wanted, &mut body);
+            return Ok(body);
+        }
+        body.resize(wanted, 0);
+        let mut read = 0;
+        while read < wanted {
+            match rustix::io::pread(&block.memory, &mut body[read..], read as u64) {
+                Ok(0) => return Err(BadBlock::TooLong { index, len, size: read as u64 }),
+                Ok(length) => read += length,
+                Err(Errno::INTR) => {}
                 Err(error) => return Err(BadBlock::Io(index, error.into())),
             }
         }
@@ -270,7 +285,8 @@ impl BlockTable {
         if u64::try_from(actual) != Ok(size) || size == 0 || size > LARGEST {
             return invalid("its size");
         }
-        self.blocks.push((memory, size));
+        let mapping = Mapping::new(&memory, size as usize).map_err(|error| BadBlock::Io(named, error))?;
+        self.blocks.push(Received { memory, mapping, size });
         Ok(())
     }
 }

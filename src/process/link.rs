@@ -11,12 +11,13 @@ use std::sync::Arc;
 /// The host's side of one worker. Dropping it closes the lifeline, which kills the worker.
 #[derive(Debug)]
 pub(crate) struct Link {
+    /// First, so that a worker whose link is dropped is killed before it can see its channel end.
+    pub(crate) lifeline: Lifeline,
     pub(crate) channel: Channel,
     /// Large bodies to the worker.
     pub(crate) outgoing: BlockPool,
     /// Large bodies from the worker.
     pub(crate) incoming: BlockTable,
-    pub(crate) lifeline: Lifeline,
     pub(crate) page: Page,
     pub(crate) output: Output,
 }

@@ -13,6 +13,7 @@ mod exit;
 mod fds;
 mod lifeline;
 mod link;
+mod mapping;
 mod output;
 mod page;
 mod reports;
@@ -29,6 +30,7 @@ pub(crate) use link::Link;
 pub(crate) use output::Output;
 pub(crate) use page::Page;
 pub(crate) use reports::{ZygoteEvent, ZygoteEvents};
+pub(crate) use spawn::tied;
 pub(crate) use zygote::{Guarantees, StartError, Zygote, ZygoteSpec};
 
 /// The resident memory of a process, in bytes; 0 if the system does not say.

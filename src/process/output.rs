@@ -230,3 +230,100 @@ fn printable(bytes: &[u8]) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tracing::field::{Field, Visit};
+    use tracing::span::{Attributes, Id, Record};
+    use tracing::{Event, Metadata, Subscriber};
+
+    /// Collects the messages of one thread.
+    #[derive(Clone, Default)]
+    struct Heard(Arc<Mutex<Vec<String>>>);
+
+    impl Visit for Heard {
+        fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+            if field.name() == "message" {
+                self.0.lock().expect("one thread").push(format!("{value:?}"));
+            }
+        }
+    }
+
+    impl Subscriber for Heard {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            metadata.target() == "snakebridge::output"
+        }
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+        fn event(&self, event: &Event<'_>) {
+            event.record(&mut self.clone());
+        }
+        fn enter(&self, _: &Id) {}
+        fn exit(&self, _: &Id) {}
+    }
+
+    fn heard(play: impl FnOnce(&mut Lines, Instant)) -> Vec<String> {
+        let heard = Heard::default();
+        let now = Instant::now();
+        tracing::subscriber::with_default(heard.clone(), || {
+            play(&mut Lines::new(Name::Stderr, "test".into(), "test/0#1".to_owned(), now), now);
+        });
+        let lines = heard.0.lock().expect("one thread");
+        lines.clone()
+    }
+
+    #[test]
+    fn lines_are_joined_from_pieces_and_the_last_needs_no_end() {
+        let lines = heard(|lines, now| {
+            for piece in ["one\ntw", "o\r\n", "\nthree"] {
+                lines.take(piece.as_bytes(), now);
+            }
+            lines.finish(now);
+            lines.finish(now);
+        });
+        assert_eq!(lines, ["one", "two", "", "three"]);
+    }
+
+    #[test]
+    fn control_characters_are_escaped_and_wrong_utf8_is_marked() {
+        let lines = heard(|lines, now| lines.take(b"\x1b[31mred\ttab \xff \x00\n", now));
+        assert_eq!(lines, ["\\u{1b}[31mred\ttab \u{fffd} \\u{0}"]);
+    }
+
+    #[test]
+    fn a_line_is_cut_at_its_limit_and_not_before() {
+        let lines = heard(|lines, now| {
+            for length in [LINE, LINE + 1, 10 * LINE] {
+                lines.take(&vec![b'x'; length], now);
+                lines.take(b"\n", now);
+            }
+        });
+        let whole = "x".repeat(LINE);
+        assert_eq!(lines[0], whole);
+        assert_eq!(lines[1..], [format!("{whole} … (cut)"), format!("{whole} … (cut)")]);
+    }
+
+    #[test]
+    fn a_flood_is_summed_up_and_the_next_second_is_heard_again() {
+        let lines = heard(|lines, now| {
+            lines.take("a\n".repeat(LINES_PER_WINDOW as usize + 250).as_bytes(), now);
+            lines.take(b"later\n", now + WINDOW);
+        });
+        assert_eq!(lines.len(), LINES_PER_WINDOW as usize + 2);
+        assert_eq!(lines[LINES_PER_WINDOW as usize..], ["250 lines more are not shown", "later"]);
+    }
+
+    #[test]
+    fn the_tail_keeps_its_last_bytes() {
+        heard(|lines, now| {
+            lines.take(&vec![b'x'; 3 * TAIL], now);
+            lines.take(b"end", now);
+            let tail = lines.tail();
+            assert!(tail.len() == TAIL && tail.ends_with("xend"));
+        });
+    }
+}

@@ -1,4 +1,3 @@
-#![expect(unsafe_code, reason = "the control page is memory that another process writes")]
 //! The control page: 4 KiB that the host and one worker both see, one aligned 64-bit word per fact.
 //!
 //! Each word has one writer. The worker writes *begun* before it looks at anything of a call, so
@@ -7,12 +6,11 @@
 //! specified in `docs/process-model.md` and mirrored in `worker_py/snakebridge_worker/page.py`.
 
 use super::fds;
+use super::mapping::Mapping;
 use crate::config::MAX_CONCURRENCY;
-use rustix::mm::{MapFlags, ProtFlags};
 use rustix::thread::MembarrierCommand;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const SIZE: usize = 4096;
@@ -46,14 +44,9 @@ const ENTRY_STACK: usize = 8;
 /// One worker's control page, mapped here.
 #[derive(Debug)]
 pub(crate) struct Page {
-    words: NonNull<AtomicU64>,
+    memory: Mapping,
     entries: u32,
 }
-
-// SAFETY: the mapping is plain memory that is only touched through atomics.
-unsafe impl Send for Page {}
-// SAFETY: as above.
-unsafe impl Sync for Page {}
 
 impl Page {
     /// A fresh page for a worker that runs `entries` calls at once, and the descriptor it gets.
@@ -66,14 +59,8 @@ impl Page {
     }
 
     fn map(memory: impl AsFd, entries: usize) -> io::Result<Self> {
-        // SAFETY: a new mapping at an address of the kernel's choice aliases nothing; the memory is
-        // sealed against shrinking, so that no access can fault; `Drop` unmaps it.
-        let start = unsafe {
-            let flags = ProtFlags::READ | ProtFlags::WRITE;
-            rustix::mm::mmap(std::ptr::null_mut(), SIZE, flags, MapFlags::SHARED, memory, 0)?
-        };
-        let words = NonNull::new(start.cast()).expect("mmap never answers null");
-        Ok(Self { words, entries: u32::try_from(entries).expect("clamped by the caller") })
+        let entries = u32::try_from(entries).expect("clamped by the caller");
+        Ok(Self { memory: Mapping::new(memory, SIZE)?, entries })
     }
 
     /// How many calls the worker runs at once.
@@ -162,17 +149,7 @@ impl Page {
     }
 
     fn word(&self, index: usize) -> &AtomicU64 {
-        assert!(index < WORDS);
-        // SAFETY: within the mapping, which lives as long as `self`; aligned, as the mapping is.
-        unsafe { self.words.add(index).as_ref() }
-    }
-}
-
-impl Drop for Page {
-    fn drop(&mut self) {
-        // SAFETY: mapped by `map` with this size, and no reference into it outlives `self`.
-        let unmapped = unsafe { rustix::mm::munmap(self.words.as_ptr().cast(), SIZE) };
-        debug_assert!(unmapped.is_ok());
+        self.memory.word(index)
     }
 }
 

@@ -4,7 +4,7 @@
 //! The kernel ties a parent-death signal to the *thread* that forked, so this thread lives as long
 //! as the zygote does: until the zygote watches the host by itself, only the host's death ends it.
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -14,17 +14,30 @@ use std::process::{Command, ExitStatus, Stdio};
 use tokio::sync::oneshot;
 
 use super::exit::{Exit, ExitStatus as Ended};
+use super::fds;
+use super::lifeline::Lifeline;
 
 /// What to execute; its standard input is empty.
 pub(super) struct Program {
     pub(super) executable: PathBuf,
     pub(super) bootstrap: &'static str,
     pub(super) env: Vec<(String, String)>,
-    /// Inherited under the same numbers, which are its arguments.
-    pub(super) fds: Vec<OwnedFd>,
+    /// The zygote's end of its lifeline; armed before the exec.
+    pub(super) lifeline: OwnedFd,
+    pub(super) fds: ZygoteFds,
     pub(super) stdout: OwnedFd,
     pub(super) stderr: OwnedFd,
 }
+
+/// What a zygote inherits beside its lifeline, under the same numbers, which are its arguments.
+pub(super) struct ZygoteFds {
+    pub(super) bundle: OwnedFd,
+    pub(super) control: OwnedFd,
+    pub(super) host: OwnedFd,
+}
+
+/// The C library's bindings lack it on some targets; the kernel's number is the same on all that have Rust.
+const F_SETSIG: i32 = 10;
 
 /// Resolves when the process has been reaped.
 pub(super) type Reaped = oneshot::Receiver<Exit>;
@@ -42,6 +55,12 @@ pub(super) fn spawn(program: Program) -> io::Result<oneshot::Receiver<io::Result
             // It is ours and not yet reaped, so that the signal cannot hit another.
             let _ = child.kill();
         }
+        let pid = Pid::from_child(&child);
+        let zombie = rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+        if zombie.is_ok() {
+            // What preloaded modules started is in its group. Not reaped yet, it keeps the number its own.
+            let _ = rustix::process::kill_process_group(pid, Signal::KILL);
+        }
         let status = child.wait().map_or(Ended::Unknown, ended_as);
         let _ = ended.send(Exit { status, max_rss: 0 });
     })?;
@@ -53,11 +72,34 @@ fn ended_as(status: ExitStatus) -> Ended {
 }
 
 fn command(program: Program) -> Command {
-    let Program { executable, bootstrap, env, fds, stdout, stderr } = program;
+    let Program { executable, bootstrap, env, lifeline, fds, stdout, stderr } = program;
     let mut command = Command::new(executable);
     command.args(["-S", "-c", bootstrap]).envs(env);
-    command.args(fds.iter().map(|fd| OsString::from(fd.as_raw_fd().to_string())));
-    command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).process_group(0);
+    let inherited = [&fds.bundle, &fds.control, &lifeline, &fds.host];
+    command.args(inherited.map(|fd| OsString::from(fd.as_raw_fd().to_string())));
+    command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
+    tie(&mut command, lifeline);
+    let inherit = move || {
+        for fd in [&fds.bundle, &fds.control, &fds.host] {
+            rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec only system calls are made, on what was allocated before.
+    unsafe { command.pre_exec(inherit) };
+    command
+}
+
+/// Ties what a command will start to this process: it is killed with its process group, which is
+/// its own, when the returned lifeline closes; and it alone when the thread that starts it ends.
+pub(crate) fn tied(command: &mut Command) -> io::Result<Lifeline> {
+    let (here, far) = fds::lifeline_pair()?;
+    tie(command, far);
+    Ok(Lifeline::new(here))
+}
+
+fn tie(command: &mut Command, far: OwnedFd) {
+    command.process_group(0);
     let host = rustix::process::getpid();
     let guard = move || {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
@@ -65,12 +107,21 @@ fn command(program: Program) -> Command {
             // The host died before the signal was set, and nobody will send it.
             return Err(io::ErrorKind::NotConnected.into());
         }
-        for fd in &fds {
-            rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
+        let group = rustix::process::getpid().as_raw_pid();
+        // The owner and the signal belong to the open file: they survive the exec.
+        for (operation, argument) in [
+            (libc::F_SETOWN, -group),
+            (F_SETSIG, libc::SIGKILL),
+            (libc::F_SETFL, libc::O_RDWR | libc::O_ASYNC),
+            (libc::F_SETFD, 0),
+        ] {
+            // SAFETY: the descriptor is open, owned by this closure; these operations take an int.
+            if unsafe { libc::fcntl(far.as_raw_fd(), operation, argument) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
         }
         Ok(())
     };
     // SAFETY: between fork and exec only system calls are made, on what was allocated before.
     unsafe { command.pre_exec(guard) };
-    command
 }

@@ -1,7 +1,7 @@
 //! A pool's zygote: the Python process that has loaded `preload` and forks the workers.
 
 use super::reports::{Control, Report, ZygoteEvents};
-use super::spawn::{self, Program};
+use super::spawn::{self, Program, ZygoteFds};
 use super::{Link, Output, fds};
 use crate::config::{PoolConfig, StartMethod};
 use crate::id::{PoolName, WorkerId};
@@ -171,7 +171,8 @@ impl Begun {
             executable: spec.interpreter.executable.clone(),
             bootstrap: python::BOOTSTRAP,
             env: spec.env.clone(),
-            fds: vec![spec.bundle()?, far_control, far_lifeline, host],
+            lifeline: far_lifeline,
+            fds: ZygoteFds { bundle: spec.bundle()?, control: far_control, host },
             stdout: far_stdout,
             stderr: far_stderr,
         };

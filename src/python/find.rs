@@ -1,13 +1,13 @@
 //! Finding a Python interpreter that will do.
 
 use crate::config::PoolConfig;
+use crate::process;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::Signal;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -113,7 +113,9 @@ const QUESTION: &str = "import sys\nsys.stdout.write('%d %d %d %s' % (sys.versio
 fn probe(path: &Path, deadline: Instant) -> Result<Interpreter, String> {
     let mut command = Command::new(path);
     command.args([OsStr::new("-S"), OsStr::new("-c"), OsStr::new(QUESTION)]);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    // A shim starts processes of its own: should this one die meanwhile, none of them may stay.
+    let _lifeline = process::tied(&mut command).map_err(|error| error.to_string())?;
     let child = command.spawn().map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => NOT_FOUND.to_owned(),
         _ => format!("cannot be run: {error}"),
@@ -180,5 +182,113 @@ impl Drop for Asked {
             let _ = rustix::process::kill_process_group(group, Signal::KILL);
             let _ = self.0.wait();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// A directory of programs, removed when dropped.
+    struct Programs(PathBuf);
+
+    impl Programs {
+        fn new(name: &str, programs: &[(&str, &str, u32)]) -> Self {
+            let root = std::env::temp_dir().join(format!("snakebridge-find-{}-{name}", std::process::id()));
+            for (path, text, mode) in programs {
+                let path = root.join(path);
+                std::fs::create_dir_all(path.parent().expect("inside the root")).expect("a directory");
+                std::fs::write(&path, text).expect("a file");
+                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(*mode)).expect("chmod");
+            }
+            Self(root)
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.0.join(name)
+        }
+    }
+
+    impl Drop for Programs {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn with_python(path: PathBuf) -> PoolConfig {
+        PoolConfig::new("test").python(path)
+    }
+
+    #[test]
+    fn the_first_that_is_named_is_meant() {
+        let nothing = |_: &str| None;
+        let all = |name: &str| Some(OsString::from(if name == "VIRTUAL_ENV" { "/active" } else { "/variable" }));
+        let active = |name: &str| (name == "VIRTUAL_ENV").then(|| "/active".into());
+        let chosen = |config: &PoolConfig, var: &dyn Fn(&str) -> Option<OsString>| choose(config, var).0;
+        let plain = PoolConfig::new("test");
+        let venv = plain.clone().venv("/venv");
+        assert_eq!(chosen(&venv.clone().python("/python"), &all), Path::new("/python"));
+        assert_eq!(chosen(&venv, &all), Path::new("/venv/bin/python"));
+        assert_eq!(chosen(&plain, &all), Path::new("/variable"));
+        assert_eq!(chosen(&plain, &active), Path::new("/active/bin/python"));
+        assert_eq!(chosen(&plain, &nothing), Path::new("python3"), "there is no ./.venv here");
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_named_with_the_reason() {
+        let old = "#!/bin/sh\nprintf '3 9 18 /old/python3'\n";
+        let programs = Programs::new(
+            "bad",
+            &[
+                ("old", old, 0o755),
+                ("not_executable", old, 0o644),
+                ("other", "#!/bin/sh\necho hello\n", 0o755),
+                ("fails", "#!/bin/sh\nexit 4\n", 0o755),
+                ("binary", "\x7fELF", 0o755),
+            ],
+        );
+        let cases = [
+            ("old", "version 3.9.18 is too old"),
+            ("not_executable", "ermission denied"),
+            ("other", "does not answer like Python: \"hello"),
+            ("fails", "exit status: 4"),
+            ("binary", "exit status: 127"),
+            ("missing", NOT_FOUND),
+        ];
+        for (name, says) in cases {
+            let error = find(&with_python(programs.path(name))).expect_err("it cannot be used").to_string();
+            assert!(error.contains(says) && error.contains(name) && error.contains(".python()"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_hanging_shim_is_given_up_and_killed_with_what_it_started() {
+        let programs = Programs::new("hang", &[("hangs", "#!/bin/sh\nsleep 61.25 &\nsleep 61.25\n", 0o755)]);
+        let start = Instant::now();
+        let error = find(&with_python(programs.path("hangs"))).expect_err("it hangs");
+        assert!(error.to_string().contains("did not answer in time"), "{error}");
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+        let sleeps =
+            |path: PathBuf| std::fs::read(path.join("cmdline")).is_ok_and(|words| words == b"sleep\x0061.25\0");
+        let left = || {
+            let entries = std::fs::read_dir("/proc").expect("proc");
+            entries.filter(|entry| sleeps(entry.as_ref().expect("an entry").path())).count()
+        };
+        let start = Instant::now();
+        while left() > 0 {
+            assert!(start.elapsed() < Duration::from_secs(1), "{} live on", left());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    #[test]
+    fn a_link_of_a_virtual_environment_is_kept() {
+        let found = find(&PoolConfig::new("test")).expect("a Python");
+        assert!(found.version >= (3, 10, 0) && found.executable.is_absolute(), "{found:?}");
+        let programs = Programs::new("venv", &[("pyvenv.cfg", "home = /nowhere\n", 0o644), ("bin/empty", "", 0o644)]);
+        let link = programs.path("bin/python");
+        std::os::unix::fs::symlink(&found.executable, &link).expect("a link");
+        assert_eq!(find(&PoolConfig::new("test").venv(&programs.0)).expect("the same Python").executable, link);
     }
 }

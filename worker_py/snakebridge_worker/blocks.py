@@ -1,7 +1,7 @@
 """Large bodies in shared memory blocks that are recycled, so that only their names travel.
 
-The same pools as on the host's side (docs/process-model.md). A block that is sent is written, never
-mapped; a block that is received is mapped once, and worked on in place.
+The same pools as on the host's side (docs/process-model.md). A block is mapped once on each side; one
+that is received is worked on in place.
 """
 
 import array
@@ -31,10 +31,11 @@ class BlocksFull(Exception):
 
 
 class _Block:
-    __slots__ = ("fd", "size", "touched", "lent")
+    __slots__ = ("fd", "view", "size", "touched", "lent")
 
     def __init__(self, fd: int, size: int) -> None:
         self.fd = fd
+        self.view = memoryview(_map(fd, size))
         self.size = size
         self.touched = 0
         self.lent = None
@@ -66,8 +67,13 @@ class Outgoing:
         ]
         index = min(fitting)[2] if fitting else self._add(total)
         block = self._blocks[index]
-        block.touched = max(block.touched, total)
-        _write(block.fd, buffers, total)
+        views = [memoryview(buffer).cast("B") for buffer in buffers]
+        if block.touched >= total and len(views) <= IOV_MAX:
+            _copy(block.view, views, total)
+        else:
+            # Memory that is not there yet is written by the kernel: no page fault, nothing zeroed before.
+            block.touched = max(block.touched, total)
+            _write(block.fd, views, total)
         block.lent = total
         self._in_use += total
         return index, total
@@ -123,8 +129,24 @@ def _empty(block: _Block) -> None:
         block.touched = 0
 
 
-def _write(fd: int, buffers: list, total: int) -> None:
-    views = [memoryview(buffer).cast("B") for buffer in buffers]
+def _map(fd: int, size: int) -> mmap.mmap:
+    mapping = mmap.mmap(fd, size)
+    # A fork of the worker must neither see nor copy bodies that may change under its feet.
+    mapping.madvise(mmap.MADV_DONTFORK)
+    return mapping
+
+
+def _copy(target: memoryview, views: "list[memoryview]", total: int) -> None:
+    offset = 0
+    for view in views:
+        end = offset + len(view)
+        target[offset:end] = view
+        offset = end
+    if offset != total:
+        raise ValueError(f"a body of {offset} bytes was announced with {total}")
+
+
+def _write(fd: int, views: "list[memoryview]", total: int) -> None:
     offset = first = 0
     while first < len(views):
         written = os.pwritev(fd, views[first : first + IOV_MAX], offset)
@@ -172,10 +194,8 @@ class Incoming:
         index, size = ANNOUNCEMENT.unpack(bytes_)
         fds = array.array("i")
         fds.frombytes(rights[0][2])
-        mapping = mmap.mmap(fds[0], size)
+        mapping = _map(fds[0], size)
         os.close(fds[0])  # the mapping keeps its own
-        # A fork of the worker must neither see nor copy bodies that may change under its feet.
-        mapping.madvise(mmap.MADV_DONTFORK)
         if index != len(self._maps):
             raise ValueError(f"block {index} came out of turn")
         self._maps.append(mapping)

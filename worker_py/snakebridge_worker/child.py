@@ -10,6 +10,8 @@ from snakebridge_worker import kernel, start
 from snakebridge_worker.page import Page
 
 CHANNEL, SIDE, LIFELINE, PAGE = 3, 4, 5, 6
+# How many descriptors a fork request carries: these, stdout and stderr.
+REQUESTED = 6
 # Only between the fork and the exec of a worker that is executed.
 BUNDLE = 7
 # The exit status of a worker that could not be set up; its stderr says why.

@@ -110,11 +110,16 @@ def hung_up(fd: int) -> bool:
 
 
 def open_fds() -> "list[int]":
-    listing = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    # Listing opens descriptors of its own, which are listed and gone afterwards.
+    return [fd for fd in map(int, os.listdir("/proc/self/fd")) if _is_open(fd)]
+
+
+def _is_open(fd: int) -> bool:
     try:
-        return [fd for fd in map(int, os.listdir(listing)) if fd != listing]
-    finally:
-        os.close(listing)
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
 
 
 def children() -> "list[int]":

@@ -1,6 +1,7 @@
 """The zygote: loads `preload` once, forks workers, reaps and reports them, and leaves nothing behind.
 
-It runs no user calls and has one thread. Until it is ready its own lifeline kills it; then it watches
+It runs no user calls and has one thread. Until it is ready its own lifeline, which was armed before it
+was executed, kills it; then it watches
 the host, and when the host is gone it first kills every descendant.
 """
 
@@ -37,8 +38,6 @@ PROOF_LIMIT = 1.0
 def main(bundle: dict, fds: "list[int]", exec_because: "str | None") -> None:
     bundle_fd, control, lifeline, host = fds
     spec = bundle["spec"]
-    group = os.getpgid(0)
-    kernel.arm(lifeline, group)
     settle(control, lifeline, host, bundle_fd)
     kernel.adopt_orphans()
     start.set_up_path(spec)
@@ -251,7 +250,11 @@ class Zygote:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 fds.frombytes(payload)
         try:
-            self.fork(json.loads(request), list(fds))
+            request = json.loads(request)
+            if len(fds) == child.REQUESTED:
+                self.fork(request, list(fds))
+            else:  # the kernel dropped what does not fit under our limit
+                self.report({"fork_failed": {"id": request["id"], "why": "the zygote is out of descriptors"}})
         finally:
             for fd in fds:
                 os.close(fd)
@@ -305,7 +308,10 @@ class Zygote:
         for pid in kernel.children():
             if pid not in known:
                 kernel.kill(pid, spared=workers)
-                pidfd = kernel.pidfd_open(pid)
+                try:
+                    pidfd = kernel.pidfd_open(pid)
+                except OSError:
+                    continue  # out of descriptors: it is dead, and the next sweep reaps it
                 self.strays[pidfd] = pid
                 self.poll.register(pidfd, select.POLLIN)
 
@@ -321,7 +327,10 @@ class Zygote:
             try:
                 self.control.sendmsg([report], rights)
             except OSError as error:
-                if error.errno in (errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS):
+                if error.errno == errno.EAGAIN:
+                    break
+                if error.errno in (errno.ENOBUFS, errno.ETOOMANYREFS):
+                    time.sleep(0.001)  # it passes, and the socket would not tell when
                     break
                 self.end()
             if fd is not None:

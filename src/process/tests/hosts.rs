@@ -17,13 +17,13 @@ struct Scene {
     lifeline: bool,
     /// What each of two workers runs at last.
     code: &'static str,
-    /// A module that takes a while to load.
-    slow: bool,
+    /// A module to load first.
+    preload: &'static str,
     /// A fork of the host without exec, which lives on and holds every descriptor.
     forks: bool,
 }
 
-const IDLE: Scene = Scene { method: StartMethod::Zygote, lifeline: true, code: "", slow: false, forks: false };
+const IDLE: Scene = Scene { method: StartMethod::Zygote, lifeline: true, code: "", preload: "", forks: false };
 
 const SCENES: &[(&str, Scene)] = &[
     ("idle", IDLE),
@@ -34,9 +34,10 @@ const SCENES: &[(&str, Scene)] = &[
     ("daemons", Scene { code: DAEMONS, ..IDLE }),
     ("daemons without lifeline", Scene { code: DAEMONS, lifeline: false, ..IDLE }),
     ("forked host", Scene { code: STUCK, forks: true, ..IDLE }),
-    ("slow", Scene { slow: true, ..IDLE }),
-    ("slow exec", Scene { slow: true, method: StartMethod::Exec, ..IDLE }),
-    ("slow forked host", Scene { slow: true, forks: true, ..IDLE }),
+    ("slow", Scene { preload: "slow", ..IDLE }),
+    ("slow exec", Scene { preload: "slow", method: StartMethod::Exec, ..IDLE }),
+    ("threaded", Scene { preload: "threaded", ..IDLE }),
+    ("slow forked host", Scene { preload: "slow", forks: true, ..IDLE }),
 ];
 
 const STUCK: &str = r"
@@ -75,8 +76,8 @@ async fn play(scene: Scene) {
     spec.start_method = scene.method;
     spec.lifeline = scene.lifeline;
     spec.python_path = std::env::var_os("SNAKEBRIDGE_TEST_FILES").map(PathBuf::from).into_iter().collect();
-    if scene.slow {
-        spec.preload = vec!["slow".to_owned()];
+    if !scene.preload.is_empty() {
+        spec.preload = vec![scene.preload.to_owned()];
     }
     let starting = tokio::spawn(start(spec));
     if scene.forks {
@@ -133,7 +134,10 @@ struct Host {
 
 impl Host {
     fn run(scene: &str) -> Self {
-        let files = Files::new(&[("slow.py", "import time\nfor _ in range(10): time.sleep(0.02)\n")]);
+        let files = Files::new(&[
+            ("slow.py", "import time\nfor _ in range(10): time.sleep(0.02)\n"),
+            ("threaded.py", "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"),
+        ]);
         let marked = Marked::new();
         let child = Command::new(std::env::current_exe().expect("this program has a path"))
             .args(["--exact", "process::tests::hosts::host", "--nocapture", "--test-threads=1"])
@@ -195,16 +199,19 @@ fn nothing_outlives_a_host_that_is_killed() {
 #[test]
 fn nothing_outlives_a_host_that_is_killed_in_mid_start() {
     // A fixed sequence of moments from the spawn to a little after readiness, spread evenly.
-    for (name, moments) in [("idle", 20), ("slow", 10), ("slow exec", 10), ("slow forked host", 10)] {
+    for (name, moments) in [("idle", 20), ("slow", 10), ("slow exec", 10), ("threaded", 10), ("slow forked host", 10)] {
         let mut host = Host::run(name);
         let start = Instant::now();
         host.ready();
         let whole = start.elapsed() + Duration::from_millis(20);
         host.kill();
+        let mut seen = 0;
         for moment in 0..moments {
             let mut host = Host::run(name);
             std::thread::sleep(whole * moment / moments);
+            seen += usize::from(!host.marked.processes().is_empty());
             host.kill();
         }
+        assert!(seen > 0, "{name}: no moment met a process");
     }
 }

@@ -26,7 +26,7 @@ from snakebridge_worker import blocks
 def main(channel_fd, side_fd, page, worker, ref_base, concurrency, init):
     channel = socket.socket(fileno=channel_fd)
     side = socket.socket(fileno=side_fd)
-    names = {"page": page, "worker": worker, "ref_base": ref_base, "concurrency": concurrency, "init": init,
+    names = {"os": os, "sys": sys, "time": time, "page": page, "worker": worker, "ref_base": ref_base, "concurrency": concurrency, "init": init,
              "incoming": blocks.Incoming(side), "outgoing": blocks.Outgoing(side), "blocks": blocks}
     while True:
         request = channel.recv(1 << 18)

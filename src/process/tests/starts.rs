@@ -53,15 +53,11 @@ async fn a_worker_has_exactly_the_descriptors_that_are_documented() {
         }
         let mut link = zygote.fork(&worker(0), 0).expect("a fork");
         let list = r"
-fds = {}
-listing = os.open('/proc/self/fd', os.O_RDONLY)
-for fd in sorted(map(int, os.listdir(listing))):
-    if fd != listing:
-        target = os.readlink(f'/proc/self/fd/{fd}')
-        fds[fd] = target.split(':')[0] + ('' if os.get_inheritable(fd) == (fd < 3) else ' inheritable')
-os.close(listing)
-answer = fds";
+from snakebridge_worker import kernel
+kind = lambda fd: os.readlink(f'/proc/self/fd/{fd}').split(':')[0]
+answer = {fd: kind(fd) for fd in sorted(kernel.open_fds())}, [fd for fd in kernel.open_fds() if os.get_inheritable(fd)]";
         let expected = "{0: '/dev/null', 1: 'pipe', 2: 'pipe', 3: 'socket', 4: 'socket', 5: 'socket', 6: '/memfd'}";
+        let expected = format!("({expected}, [0, 1, 2])");
         assert_eq!(ask(&mut link, list).await, expected, "{method:?}");
     }
 }
@@ -164,7 +160,8 @@ async fn no_python_at_the_path_is_permanent() {
         let mut spec = spec(&marked);
         spec.interpreter.executable = files.0.join(name);
         let error = failure(spec).await;
-        assert!(error.permanent && error.what.contains("cannot run"), "{name}: {error:?}");
+        // The C library hands what is no program to a shell, which says so.
+        assert!(error.permanent && error.what.contains(name), "{name}: {error:?}");
     }
 }
 
@@ -189,4 +186,52 @@ async fn a_zygote_that_is_told_to_end_is_reaped() {
     let ZygoteEvent::Gone { why } = next(&mut events).await else { panic!("it does not end") };
     assert!(why.contains("exit status 0"), "{why}");
     assert!(soon(events.next()).await.is_none());
+}
+
+#[tokio::test]
+async fn a_fork_that_fails_is_an_event_and_the_zygote_goes_on() {
+    let files = Files::new(&[(
+        "few.py",
+        "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (11, 4096))\n\
+         def more(): resource.setrlimit(resource.RLIMIT_NOFILE, (64, 4096))\n\
+         import signal\nsignal.signal(signal.SIGUSR2, lambda *_: more())\n",
+    )]);
+    let marked = Marked::new();
+    let mut spec = spec(&marked);
+    spec.python_path = vec![files.0.clone()];
+    spec.preload = vec!["few".to_owned()];
+    let (mut zygote, mut events) = start(spec).await;
+    let _link = zygote.fork(&worker(0), 0).expect("it is asked for");
+    let ZygoteEvent::ForkFailed { worker: failed, why } = next(&mut events).await else { panic!("it forked") };
+    assert!(failed == worker(0) && why.contains("descriptors"), "{why}");
+    let (pid, _) = marked.processes().remove(0);
+    let pid = rustix::process::Pid::from_raw(pid).expect("a process");
+    rustix::process::kill_process(pid, rustix::process::Signal::USR2).expect("the zygote lives");
+    let mut link = zygote.fork(&worker(1), 0).expect("a fork");
+    assert_eq!(ask(&mut link, "answer = worker").await, "test/1#1");
+}
+
+#[tokio::test]
+async fn what_a_preload_started_ends_with_the_zygote() {
+    let files = Files::new(&[("starts.py", "import subprocess\nsubprocess.Popen(['sleep', '60'])\n")]);
+    for kill in [false, true] {
+        let marked = Marked::new();
+        let mut spec = spec(&marked);
+        spec.python_path = vec![files.0.clone()];
+        spec.preload = vec!["starts".to_owned()];
+        let (mut zygote, mut events) = start(spec).await;
+        let mut link = zygote.fork(&worker(0), 0).expect("a fork");
+        forked(&mut events).await;
+        tell(&link, "os._exit(0)");
+        exited(&mut events).await;
+        assert_eq!(heard(&mut link).await, None);
+        assert_eq!(marked.processes().len(), 2, "it belongs to all workers, not to the one that ended");
+        if kill {
+            let (pid, _) = marked.processes().into_iter().find(|(_, words)| words.contains("-S -c")).expect("zygote");
+            let pid = rustix::process::Pid::from_raw(pid).expect("a process");
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it lives");
+        }
+        drop(zygote);
+        marked.assert_gone_within(Duration::from_secs(1));
+    }
 }
