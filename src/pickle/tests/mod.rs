@@ -32,6 +32,7 @@ fn counted() -> (RefSource, Arc<Counter>) {
         session: SessionKey::new("s".into(), 1),
         worker: WorkerId::new(PoolName::from("p"), 0, 1),
         owner: counter.clone(),
+        made: Default::default(),
     };
     (source, counter)
 }
