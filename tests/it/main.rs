@@ -3,4 +3,9 @@
 
 mod support;
 
+mod failures;
+mod input;
+mod queue;
 mod reference;
+mod sessions;
+mod supervision;

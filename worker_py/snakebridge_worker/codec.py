@@ -184,7 +184,7 @@ class Encoder:
             pickler.dump(value)
         except RecursionError as error:
             self._table.drop(pickler.new)
-            raise EncodeError("the result is nested too deep, or holds itself") from error
+            raise EncodeError(f"the result is nested more than {MOST_DEEP} deep, or holds itself") from error
         except BaseException:
             self._table.drop(pickler.new)
             raise
