@@ -19,7 +19,9 @@ pub(super) struct Python {
 pub(super) fn all() -> Vec<Python> {
     let home = std::env::var("PYENV_ROOT").map(PathBuf::from);
     let home = home.or_else(|_| std::env::var("HOME").map(|home| Path::new(&home).join(".pyenv")));
-    let mut found = vec![PathBuf::from("python3")];
+    // First, so that it stands for its version: it may have libraries that the others have not.
+    let chosen = std::env::var_os("SNAKEBRIDGE_PYTHON").map(PathBuf::from);
+    let mut found: Vec<_> = chosen.into_iter().chain([PathBuf::from("python3")]).collect();
     if let Ok(versions) =
         home.and_then(|home| Ok(std::fs::read_dir(home.join("versions")).map(Vec::from_iter).unwrap_or_default()))
     {

@@ -312,6 +312,48 @@ fn what_does_not_fit_is_named_with_its_place() {
     }
 }
 
+#[test]
+fn a_generator_is_collected_up_to_the_budget_and_not_past_it() {
+    for mut python in all() {
+        python.ask(b'S', &[], b"kinds.MOST_NODES = 10").expect("a statement");
+        assert_eq!(python.extract::<Vec<u8>>("(x for x in range(9))").map(|items| items.len()), Ok(9));
+        assert_eq!(python.extract::<Vec<u8>>("(x for x in range(10))").map(|items| items.len()), Ok(10));
+        let error = python.extract::<Vec<u8>>("(x for x in range(11))").expect_err("one too many");
+        assert!(error.contains("EncodeError: the result has more than 10 values"), "{error}");
+    }
+}
+
+/// Runs where numpy is; `SNAKEBRIDGE_PYTHON` can name such an interpreter.
+#[test]
+fn numpy_scalars_are_plain_and_arrays_are_sequences_when_asked() {
+    for mut python in all() {
+        if python.extract("numpy is None") == Ok(true) {
+            continue;
+        }
+        let p = &mut python;
+        let plain =
+            "[numpy.float64(1.5), numpy.int32(3), numpy.bool_(True), numpy.str_('a'), numpy.datetime64('2024-01-01')]";
+        assert_eq!(p.value(plain).expect("plain").to_string(), "[1.5, 3, True, 'a', datetime.date(2024, 1, 1)]");
+        let exact = "numpy.datetime64('2024-01-01T00:00:00.000001000')";
+        assert_eq!(p.value(exact).expect("plain").to_string(), "datetime.datetime(2024, 1, 1, 0, 0, 0, 1)");
+        for kept in [
+            "numpy.datetime64('2024-01-01T00:00:00.000000001')",
+            "numpy.datetime64('NaT')",
+            "numpy.longdouble(1)",
+            "numpy.array([1])",
+        ] {
+            assert!(matches!(p.value(kept), Ok(Value::Ref(_))), "{kept}");
+        }
+        assert_eq!(p.extract("numpy.array([[1, 2], [3, 4]])"), Ok(vec![vec![1, 2], vec![3, 4]]));
+        assert_eq!(p.extract("numpy.array(1.5)"), Ok(1.5));
+        assert_eq!(p.extract("numpy.float32(0.5)"), Ok(0.5));
+        assert_eq!(
+            p.extract::<PyRef>("numpy.array([1])").map(|array| array.type_name().to_owned()),
+            Ok("ndarray".to_owned())
+        );
+    }
+}
+
 #[derive(Serialize)]
 struct Arguments<'a> {
     name: &'a str,
