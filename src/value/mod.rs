@@ -20,7 +20,7 @@ pub use self::dict::Dict;
 pub(crate) use self::iso::delta_parts;
 pub use self::pyref::PyRef;
 pub(crate) use self::{
-    de::{from_tree, to_value},
+    de::{from_tree, value_of_tree},
     pyref::{RefOwner, RefSource},
     view::{SeqKind, Tree, View, describe},
 };

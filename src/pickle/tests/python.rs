@@ -22,11 +22,8 @@ pub(super) fn all() -> Vec<Python> {
     // First, so that it stands for its version: it may have libraries that the others have not.
     let chosen = std::env::var_os("SNAKEBRIDGE_PYTHON").map(PathBuf::from);
     let mut found: Vec<_> = chosen.into_iter().chain([PathBuf::from("python3")]).collect();
-    if let Ok(versions) =
-        home.and_then(|home| Ok(std::fs::read_dir(home.join("versions")).map(Vec::from_iter).unwrap_or_default()))
-    {
-        found.extend(versions.into_iter().flatten().map(|version| version.path().join("bin/python3")));
-    }
+    let versions = home.ok().and_then(|home| std::fs::read_dir(home.join("versions")).ok());
+    found.extend(versions.into_iter().flatten().flatten().map(|version| version.path().join("bin/python3")));
     let mut pythons: Vec<Python> = Vec::new();
     for path in found {
         let Some(version) = version(&path) else { continue };

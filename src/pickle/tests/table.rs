@@ -253,9 +253,12 @@ fn extract_takes_objects_by_value_as_the_type_asks() {
     }
 }
 
+/// Asks for the expression as some type, and says why that failed.
+type Failure = fn(&mut super::python::Python, &str) -> Option<String>;
+
 #[test]
 fn what_does_not_fit_is_named_with_its_place() {
-    let cases: &[(&str, fn(&mut super::python::Python, &str) -> Option<String>, &str)] = &[
+    let cases: &[(&str, Failure, &str)] = &[
         ("[1, 300]", |p, e| p.extract::<Vec<u8>>(e).err(), "result at [1]: expected u8, found int 300"),
         ("-1", |p, e| p.extract::<u64>(e).err(), "result: expected u64, found int -1"),
         ("2**200", |p, e| p.extract::<i64>(e).err(), "result: expected i64, found int of 201 bits"),
@@ -268,6 +271,7 @@ fn what_does_not_fit_is_named_with_its_place() {
         ("1e300", |p, e| p.extract::<f32>(e).err(), "result: expected f32, found float 1e+300"),
         ("{'x': 1, 2: 3}", |p, e| p.extract::<Point>(e).err(), "result at [2]: expected a str as key, found int 2"),
         ("{'x': 1}", |p, e| p.extract::<Point>(e).err(), "result: expected a key `y`, found dict of length 1"),
+        ("[1, {'k': '\\ud800'}]", |p, e| p.value(e).err(), "path: \"[1].k\", expected: \"valid UTF-8\""),
         (
             "['a', '\\ud800']",
             |p, e| p.extract::<Vec<String>>(e).err(),
@@ -453,6 +457,15 @@ fn keywords_come_one_by_one() {
     assert_eq!(names(to_keywords(&Value::Dict(dict)).expect("a dict")), ["b", "a"]);
     let error = to_keywords(&BTreeMap::from([("k", BTreeMap::from([(vec![1], 2)]))])).expect_err("a list as key");
     assert_eq!(error.path, "k");
+}
+
+#[test]
+fn a_ref_that_the_worker_does_not_hold_is_said_to_be_missing() {
+    let handle = super::source().make(crate::RefId(999), "m", "t");
+    for mut python in all() {
+        let error = python.seen(&vec![&handle]).expect_err("there is no such object");
+        assert_eq!(error, "RefNotFound: no object ref-999 is held here");
+    }
 }
 
 /// How many random values go each way, on each interpreter.
