@@ -412,3 +412,6 @@ impl Lane {
         call
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -132,8 +132,14 @@ pub(super) struct World {
     last_session: u64,
     clients_left: u64,
     is_stopped: bool,
+    /// Every step is checked, not one in `AUDITED_STEPS`.
+    is_audited: bool,
+    steps: u64,
     trace: u64,
 }
+
+/// To recount all takes longer than all else in a step.
+const AUDITED_STEPS: u64 = 16;
 
 pub(super) fn micros(count: u64) -> Duration {
     Duration::from_micros(count)
@@ -244,6 +250,8 @@ impl World {
             last_session: 0,
             clients_left,
             is_stopped: false,
+            is_audited: seed.is_multiple_of(8),
+            steps: 0,
             trace: 0xCBF2_9CE4_8422_2325,
         }
     }
@@ -378,7 +386,10 @@ impl World {
                 Action::Ready | Action::Emit(_) => {}
             }
         }
-        self.pool.check();
+        self.steps += 1;
+        if self.is_audited || self.steps.is_multiple_of(AUDITED_STEPS) {
+            self.pool.check();
+        }
         if self.concurrency == 1 {
             self.witness.turns(&granted, &self.pool);
         }
@@ -573,7 +584,12 @@ impl World {
         let workers: Vec<WorkerId> = self.workers.keys().cloned().collect();
         let Some(worker) = self.random.pick(&workers).cloned() else { return };
         match self.random.below(8) {
-            0 | 1 if self.faults.kills => self.kill(&worker),
+            0 | 1 if self.faults.kills => {
+                self.kill(&worker);
+                if self.faults.give_ups && self.random.one_in(2) {
+                    self.give_up();
+                }
+            }
             2 if self.faults.taints => {
                 let how_long = micros(self.random.below(10_000));
                 self.post(Mailbox::Pool, Message::Taint(worker, how_long));
