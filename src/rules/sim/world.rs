@@ -170,8 +170,9 @@ impl World {
         world.until("nothing is left of the sessions", |world| {
             world.pool.is_blank() && world.actors.is_empty() && world.refs.live(None) == 0
         });
-        world.until("no object is stranded", |world| {
-            world.workers.values().all(|worker| worker.process.objects.is_empty())
+        world.until("no object is stranded, and no lane remembers a call that is over", |world| {
+            let is_at_rest = |actor: &WorkerActor| actor.process.objects.is_empty() && actor.lane.is_at_rest();
+            world.workers.values().all(|actor| actor.has_exited || is_at_rest(actor))
         });
         if !world.is_stopped {
             world.post(Mailbox::Pool, Message::Shutdown);
@@ -592,7 +593,13 @@ impl World {
             }
             2 if self.faults.taints => {
                 let how_long = micros(self.random.below(10_000));
+                let resident = self.users.values().find(|user| self.pool.home(&user.key).as_ref() == Some(&worker));
+                let resident = resident.map(|user| user.key.clone());
                 self.post(Mailbox::Pool, Message::Taint(worker, how_long));
+                // At once, while requests are still on their way there.
+                if let Some(key) = resident.filter(|_| self.faults.resets) {
+                    self.post(Mailbox::Pool, Message::Reset(key));
+                }
             }
             3 if self.faults.taints => self.post(Mailbox::Pool, Message::ClearTaint(worker)),
             4 if self.faults.restarts => self.post(Mailbox::Pool, Message::Restart(worker)),
