@@ -360,7 +360,8 @@ impl World {
                 Action::Grant { call, session, worker } => {
                     self.witness.granted(call, &worker, self.pool.home(&session));
                     granted.push((session.incarnation(), worker.clone()));
-                    self.post(Mailbox::Session(session.incarnation()), Message::Grant(call, worker));
+                    self.post(Mailbox::Session(session.incarnation()), Message::Grant(call, worker.clone()));
+                    self.pull_away(session, worker);
                 }
                 Action::Refuse { call, session, refusal } => {
                     reach::hit(format!("refuse {}", code(&refusal)));
@@ -393,6 +394,17 @@ impl World {
         }
         if self.concurrency == 1 {
             self.witness.turns(&granted, &self.pool);
+        }
+    }
+
+    /// Sometimes a home is tainted and forgotten while a request is on its way there, and the next
+    /// call of the session comes at once.
+    fn pull_away(&mut self, session: SessionKey, worker: WorkerId) {
+        let can = self.faults.taints && self.faults.resets && !self.is_calm;
+        if can && self.random.one_in(20) && self.users.contains_key(&session.incarnation()) {
+            self.post(Mailbox::Pool, Message::Taint(worker, micros(3_000)));
+            self.post(Mailbox::Pool, Message::Reset(session.clone()));
+            self.submit_for(session.incarnation());
         }
     }
 
@@ -492,6 +504,10 @@ impl World {
                 None => return,
             },
         };
+        self.submit_for(session);
+    }
+
+    fn submit_for(&mut self, session: u64) {
         self.last_call += 1;
         let call = CallId(self.last_call);
         let affinity = *self.random.pick(&self.affinities).expect("there are some");
