@@ -139,7 +139,12 @@ impl Host {
             ("threaded.py", "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"),
         ]);
         let marked = Marked::new();
-        let child = Command::new(std::env::current_exe().expect("this program has a path"))
+        let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
+        if scene != "idle" {
+            // That one searches, through whatever shim there is; the others begin with their zygote.
+            command.env("SNAKEBRIDGE_PYTHON", interpreter().executable);
+        }
+        let child = command
             .args(["--exact", "process::tests::hosts::host", "--nocapture", "--test-threads=1"])
             .env(SCENE, scene)
             .env(MARKER, &marked.0)
