@@ -46,7 +46,8 @@ def main(bundle: dict, fds: "list[int]", exec_because: "str | None") -> None:
     if spec["exec"]:
         failure = probe(spec["preload"])
     else:
-        failure, exec_because = preload(spec["preload"])
+        # The loop too: each fork would else compile it again.
+        failure, exec_because = preload(["snakebridge_worker.loop", *spec["preload"]])
     if failure is not None:
         flush()
         channel.send(encode({"failed": {"permanent": True, "what": failure[-REPORT_LIMIT:]}}))
