@@ -134,15 +134,19 @@ struct Host {
 
 impl Host {
     fn run(scene: &str) -> Self {
+        // The idle one searches, through whatever shim there is; the others begin with their zygote.
+        Self::run_with(scene, (scene != "idle").then(|| interpreter().executable))
+    }
+
+    fn run_with(scene: &str, python: Option<PathBuf>) -> Self {
         let files = Files::new(&[
             ("slow.py", "import time\nfor _ in range(10): time.sleep(0.02)\n"),
             ("threaded.py", "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"),
         ]);
         let marked = Marked::new();
         let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
-        if scene != "idle" {
-            // That one searches, through whatever shim there is; the others begin with their zygote.
-            command.env("SNAKEBRIDGE_PYTHON", interpreter().executable);
+        if let Some(python) = python {
+            command.env("SNAKEBRIDGE_PYTHON", python);
         }
         let child = command
             .args(["--exact", "process::tests::hosts::host", "--nocapture", "--test-threads=1"])
@@ -198,6 +202,18 @@ fn nothing_outlives_a_host_that_is_killed() {
         let expected = 3 + if scene.code == STUCK { 2 } else { 0 } + if scene.code == DAEMONS { 4 } else { 0 };
         assert_eq!(there, expected, "{name}: {:?}", host.marked.processes());
         host.kill();
+    }
+}
+
+#[test]
+fn nothing_outlives_a_host_on_any_python() {
+    for python in interpreters() {
+        for scene in ["stuck", "stuck exec", "stuck without lifeline"] {
+            let mut host = Host::run_with(scene, Some(python.executable.clone()));
+            host.ready();
+            assert_eq!(host.marked.processes().len(), 5, "{scene} {python:?}");
+            host.kill();
+        }
     }
 }
 
