@@ -64,10 +64,48 @@ time.sleep(0.1)";
 #[test]
 fn host() {
     let Ok(name) = std::env::var(SCENE) else { return };
+    if name == REPEAT {
+        return start_and_stop_again_and_again();
+    }
     let (_, scene) = SCENES.iter().find(|(known, _)| *known == name).expect("a known scene");
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     runtime.block_on(play(*scene));
+}
+
+const REPEAT: &str = "repeat";
+
+/// Says `ready` when as many descriptors and threads are left as there were after the first round.
+fn start_and_stop_again_and_again() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let count = || ["fd", "task"].map(|what| std::fs::read_dir(format!("/proc/self/{what}")).expect("proc").count());
+    let round = || {
+        let marked = Marked(std::env::var(MARKER).expect("set by the test"));
+        runtime.block_on(async {
+            let (mut zygote, mut events) = start(spec(&marked)).await;
+            let mut link = zygote.fork(&worker(0), 0).expect("a fork");
+            forked(&mut events).await;
+            link.outgoing.put(&[b"body"]).expect("room");
+            ask(&mut link, "incoming.view(0, 4); outgoing.put([b'body'], 4)").await;
+            link.incoming.take(super::super::BlockName { index: 0, len: 4 }).expect("a body");
+            drop((zygote, link));
+            while soon(events.next()).await.is_some() {}
+        });
+    };
+    // The runtime runs a little for the readers that were stopped, the zygote's thread for its end.
+    let rest = || runtime.block_on(async { tokio::time::sleep(Duration::from_millis(2)).await });
+    round();
+    (0..50).for_each(|_| rest());
+    let before = count();
+    for _ in 0..20 {
+        round();
+    }
+    let start = Instant::now();
+    while count() != before {
+        assert!(start.elapsed() < LIMIT, "{before:?} descriptors and threads have become {:?}", count());
+        rest();
+    }
+    write_line("ready");
 }
 
 async fn play(scene: Scene) {
@@ -203,6 +241,13 @@ fn nothing_outlives_a_host_that_is_killed() {
         assert_eq!(there, expected, "{name}: {:?}", host.marked.processes());
         host.kill();
     }
+}
+
+#[test]
+fn starting_and_stopping_leaves_no_descriptor_and_no_thread() {
+    let mut host = Host::run(REPEAT);
+    host.ready();
+    host.kill();
 }
 
 #[test]
