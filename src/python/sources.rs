@@ -21,6 +21,7 @@ const SOURCES: &[(&str, &str, &str)] = sources! {
     "snakebridge_worker.child": "snakebridge_worker/child.py",
     "snakebridge_worker.kernel": "snakebridge_worker/kernel.py",
     "snakebridge_worker.page": "snakebridge_worker/page.py",
+    "snakebridge_worker.prepare": "snakebridge_worker/prepare.py",
     "snakebridge_worker.start": "snakebridge_worker/start.py",
     "snakebridge_worker.zygote": "snakebridge_worker/zygote.py",
 };
