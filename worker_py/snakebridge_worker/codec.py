@@ -18,6 +18,8 @@ from .shapes import Shape
 
 VALUE, REF, DISCARD, EXTRACT = range(4)
 _MOST_PLANS = 1_000
+# The reader's limit. The C pickler gives up by itself at some 500, up to CPython 3.11.
+_MOST_DEEP = 400
 _NOTHING = pickle.dumps(None, 5)
 _REF, _STREAM = (pickle.PROTO + b"\x05" + pickle.EXT1 + code for code in (b"\xf1", b"\xf2"))
 _CALL = pickle.REDUCE + pickle.STOP
@@ -185,7 +187,7 @@ class Encoder:
             pickler.dump(value)
         except RecursionError as error:
             self._table.drop(pickler.new)
-            raise EncodeError(f"the result is nested more than {MOST_DEEP} deep, or holds itself") from error
+            raise EncodeError(f"the result is nested more than {_MOST_DEEP} deep, or holds itself") from error
         except BaseException:
             self._table.drop(pickler.new)
             raise
