@@ -215,7 +215,7 @@ impl WorkerActor {
             FromWorker::Hello { protocol: PROTOCOL, .. } if self.phase == Phase::Starting => {
                 self.phase = Phase::Serving;
                 self.greeted = true;
-                self.pool.do_send(Started { worker: self.id.clone() });
+                self.tell_started();
                 Ok(())
             }
             FromWorker::Hello { protocol, .. } => Err(format!("a greeting of protocol {protocol}")),
@@ -310,6 +310,13 @@ impl WorkerActor {
         if !refs.is_empty() {
             let refs = refs.into_iter().map(|id| id.0).collect();
             self.outbox.send(|released| ToWorker::Free { refs, released }, &self.page);
+        }
+    }
+
+    /// It takes calls once it has greeted and its death will be seen; the two are told on different sockets.
+    fn tell_started(&self) {
+        if self.greeted && self.watch.is_some() {
+            self.pool.do_send(Started { worker: self.id.clone() });
         }
     }
 
@@ -572,7 +579,10 @@ impl Handler<Forked> for WorkerActor {
 
     fn handle(&mut self, Forked { pidfd }: Forked, _: &mut Context<Self>) {
         match DeathWatch::new(pidfd) {
-            Ok(watch) => self.watch = Some(watch),
+            Ok(watch) => {
+                self.watch = Some(watch);
+                self.tell_started();
+            }
             // Without it its death would not be seen; the zygote still tells of it.
             Err(error) => self.distrust(format!("the host cannot watch it: {error}")),
         }

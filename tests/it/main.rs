@@ -3,6 +3,7 @@
 
 mod support;
 
+mod endings;
 mod failures;
 mod input;
 mod queue;
