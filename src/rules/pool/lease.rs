@@ -124,7 +124,7 @@ impl Pool {
             self.set_home(sid, place);
         }
         if self.rules.concurrency > 1 {
-            self.relist(sid, Target::Worker(place));
+            self.relist_all(sid);
         }
     }
 
