@@ -67,7 +67,10 @@ const REF_BITS: u32 = 36;
 enum Seat {
     Empty,
     /// It is being started; workers that are wanted wait for it.
-    Starting { wanted: Vec<WorkerId>, start: SpawnHandle },
+    Starting {
+        wanted: Vec<WorkerId>,
+        start: SpawnHandle,
+    },
     Taken(Zygote),
     /// The pool has stopped, and waits for the zygote's end.
     Left,

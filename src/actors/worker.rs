@@ -66,7 +66,9 @@ enum Phase {
     Starting,
     Serving,
     /// Its exit was seen; the zygote has until then to say how it ended.
-    Exited { judged_by: Instant },
+    Exited {
+        judged_by: Instant,
+    },
     Judged,
 }
 
@@ -240,7 +242,8 @@ impl WorkerActor {
                 let replied =
                     self.lane.handle_reply(seq, Instant::now()).map_err(|violation| format!("{violation:?}"))?;
                 let refs = refs.into_iter().map(RefId).collect();
-                let outcome = self.body(body, inline).and_then(|body| self.replied(replied.call, ended, body, refs, ctx));
+                let outcome =
+                    self.body(body, inline).and_then(|body| self.replied(replied.call, ended, body, refs, ctx));
                 if let Err(what) = &outcome {
                     self.lease_over(replied.call, 0);
                     if let Some(request) = self.requests.remove(&replied.call) {
@@ -453,8 +456,7 @@ impl ActorFuture<WorkerActor> for Pump {
         actor.outbox.poll_flush(task, &actor.requests, &actor.page);
         // Looked at before the last read: what was written before the exit is then read to its end,
         // though a process that it forked may hold the socket open.
-        let exited =
-            actor.exit.is_some() || actor.watch.as_ref().is_some_and(|watch| watch.poll_dead(task).is_ready());
+        let exited = actor.exit.is_some() || actor.watch.as_ref().is_some_and(|watch| watch.poll_dead(task).is_ready());
         for _ in 0..BATCH {
             if !actor.poll_message(task, ctx) {
                 if exited {

@@ -54,7 +54,10 @@ pub struct Call<R = Value>(CallFuture<R>);
 
 /// Whose call it is.
 pub(crate) enum Origin {
-    Bridge { life: Arc<Life>, auto: Arc<Auto> },
+    Bridge {
+        life: Arc<Life>,
+        auto: Arc<Auto>,
+    },
     Session(Arc<SessionInner>),
     /// Of an object; its session is that of the call.
     Ref(Arc<Hold>),

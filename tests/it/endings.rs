@@ -7,6 +7,8 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+const GRACE: Duration = Duration::from_millis(100);
+
 /// What this process has: threads, descriptors, and children of any degree that carry its mark.
 fn belongings() -> (usize, usize) {
     let count = |dir: &str| std::fs::read_dir(dir).unwrap().count();
@@ -22,7 +24,7 @@ fn twenty_starts_and_stops_leave_no_thread_descriptor_or_process() {
     let before = belongings();
     for round in 0..20 {
         let pids = runtime.block_on(async {
-            let py = start([pool("one", 2), pool("two", 1).start_method(StartMethod::Exec)]).await;
+            let py = start([pool("one", 2).cancel_grace(GRACE), pool("two", 1).start_method(StartMethod::Exec)]).await;
             py.call("math", "sqrt", (4,)).discard().await.unwrap();
             let pids: Vec<u32> = py.workers().await.iter().map(|worker| worker.pid).collect();
             assert_eq!(pids.len(), 3);

@@ -63,8 +63,10 @@ async fn many_queued_calls_of_one_session_do_not_hold_up_another_nor_fill_the_qu
     let calls: Vec<_> = (0..10)
         .map(|n| tokio::spawn(modest.call("bridge_helpers", "append", (("modest", n),)).extract::<usize>()))
         .collect();
-    until("ten greedy calls to be displaced", || async { greedy.iter().filter(|call| call.is_finished()).count() == 10 })
-        .await;
+    until("ten greedy calls to be displaced", || async {
+        greedy.iter().filter(|call| call.is_finished()).count() == 10
+    })
+    .await;
     assert_eq!(code(modest.call("math", "sqrt", (4,)).affinity(Affinity::StrictFailFast).await), "worker_busy");
     busy.finish().await;
 

@@ -185,9 +185,10 @@ async fn a_worker_that_writes_garbage_is_killed_its_call_gets_protocol_and_other
     let py = start([pool("p", 2)]).await;
     let (bad, good) = (py.session("bad"), py.session("good"));
     let kept: PyRef = good.call("bridge_helpers", "Counter", ()).into_ref().await.unwrap();
-    let error = within("garbage", bad.call("bridge_helpers", "garbage", ()).affinity(snakebridge::Affinity::StrictQueue))
-        .await
-        .unwrap_err();
+    let error =
+        within("garbage", bad.call("bridge_helpers", "garbage", ()).affinity(snakebridge::Affinity::StrictQueue))
+            .await
+            .unwrap_err();
     assert_eq!((error.code(), error.ran()), ("protocol", Ran::Maybe));
     assert_eq!(kept.call_method("add", ()).extract::<i64>().await.unwrap(), 1);
     py.await_ready(Duration::from_secs(20)).await.unwrap();

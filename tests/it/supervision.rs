@@ -258,7 +258,8 @@ async fn large_bodies_go_there_and_back_and_their_memory_is_used_again() {
 #[tokio::test]
 async fn init_runs_in_each_worker_before_its_first_call() {
     let dir = Dir::new();
-    std::fs::write(dir.0.join("set_up.py"), "ready = False\ndef init():\n    global ready\n    ready = True\n").unwrap();
+    std::fs::write(dir.0.join("set_up.py"), "ready = False\ndef init():\n    global ready\n    ready = True\n")
+        .unwrap();
     let py = start([pool("p", 2).python_path(&dir.0).init("set_up:init")]).await;
     for n in 0..4 {
         let ready = py.get("set_up", "ready").session(format!("{n}")).extract::<bool>();
@@ -274,7 +275,11 @@ async fn a_bridge_runs_on_every_python_that_is_there() {
     for minor in 10..=14 {
         let versions = std::path::Path::new(&home).join(".pyenv/versions");
         let found = std::fs::read_dir(versions).into_iter().flatten().flatten().map(|entry| entry.path());
-        pythons.extend(found.filter(|path| path.to_string_lossy().contains(&format!("/3.{minor}."))).map(|path| path.join("bin/python3")));
+        pythons.extend(
+            found
+                .filter(|path| path.to_string_lossy().contains(&format!("/3.{minor}.")))
+                .map(|path| path.join("bin/python3")),
+        );
     }
     for python in pythons {
         let py: SnakeBridge = start([pool("p", 1).python(&python).affinity(Affinity::StrictQueue)]).await;
