@@ -24,6 +24,10 @@ fn main() {
             rows("one core");
         }
         Some("free") => rows("all cores"),
+        // One call after the other and nothing else, for a profiler.
+        Some("lock-step") => {
+            actix_rt::System::new().block_on(async { actix_rt::spawn(lock_step()).await.expect("the calls") });
+        }
         _ => {
             let this = std::env::current_exe().expect("the path of this program");
             for mode in ["pinned", "free"] {
@@ -43,14 +47,16 @@ fn row(peer: &str, cores: &str, figures: Map<String, serde_json::Value>) {
     println!("{}", serde_json::Value::Object(row));
 }
 
-fn rows(cores: &str) {
+fn rows(cores: &'static str) {
     bare(cores);
-    actix_rt::System::new().block_on(bridge("snakebridge, own arbiter", cores, SnakeBridge::builder()));
-    actix_rt::System::new().block_on(bridge(
-        "snakebridge, another thread",
-        cores,
-        SnakeBridge::builder().dedicated_thread(),
-    ));
+    for (peer, builder) in [
+        ("snakebridge, own arbiter", SnakeBridge::builder()),
+        ("snakebridge, another thread", SnakeBridge::builder().dedicated_thread()),
+    ] {
+        // In a task, as the handlers of a service are: the main future of a runtime costs a system call more.
+        let rows = async move { actix_rt::spawn(bridge(peer, cores, builder)).await.expect("the rows") };
+        actix_rt::System::new().block_on(rows);
+    }
 }
 
 /// Sorted lap times, as the fields of a row.
@@ -81,13 +87,13 @@ impl Drop for Peer {
 /// Blocking on both sides, nothing but pickles: (module, function, args) there, the result back.
 fn bare(cores: &str) {
     const SERVER: &str = "
-import importlib, os, pickle
-while True:
-    request = os.read(0, 262144)
-    if not request:
-        break
-    module, name, args = pickle.loads(request)
-    os.write(0, pickle.dumps(getattr(importlib.import_module(module), name)(*args), 5))
+import os, pickle, sys
+import math
+buffer = bytearray(65536)
+view = memoryview(buffer)
+while size := os.readv(0, [buffer]):
+    module, name, args = pickle.loads(view[:size])
+    os.write(0, pickle.dumps(getattr(sys.modules[module], name)(*args), 5))
 ";
     let (here, far) = rustix::net::socketpair(
         rustix::net::AddressFamily::UNIX,
@@ -119,7 +125,17 @@ while True:
     row("bare SOCK_SEQPACKET and pickle", cores, laps(times, begin.elapsed()));
 }
 
-async fn bridge(peer: &str, cores: &str, builder: snakebridge::Builder) {
+async fn lock_step() {
+    let pool = PoolConfig::new("default").size(1).affinity(Affinity::StrictQueue);
+    let py = SnakeBridge::builder().pool(pool).start().await.expect("the bridge starts");
+    let session = py.session("lock-step");
+    for _ in 0..10 * CALLS {
+        session.call("math", "sqrt", (16,)).extract::<f64>().await.expect("a call");
+    }
+    py.shutdown().await.expect("the bridge stops");
+}
+
+async fn bridge(peer: &'static str, cores: &'static str, builder: snakebridge::Builder) {
     let py = builder
         .pool(PoolConfig::new("default").size(2).affinity(Affinity::StrictQueue).max_queue_size(100_000))
         .start()

@@ -137,8 +137,13 @@ impl Outbox {
         }
     }
 
-    pub(crate) fn poll_recv(&mut self, task: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        self.channel.poll_recv(task, buffer)
+    pub(crate) fn poll_recv(
+        &mut self,
+        task: &mut Context<'_>,
+        buffer: &mut [u8],
+        last: bool,
+    ) -> Poll<io::Result<usize>> {
+        self.channel.poll_recv(task, buffer, last)
     }
 }
 

@@ -131,7 +131,7 @@ impl PoolSupervisor {
                 Action::Emit(fact) => self.note(fact),
             }
         }
-        if self.rules.is_ready() {
+        if !self.await_ready.is_empty() && self.rules.is_ready() {
             self.answer_ready(true);
         }
         self.timer.set(self.rules.poll_timeout());

@@ -1,8 +1,9 @@
 //! The one timer of an actor, set from what its rules say.
 //!
-//! A timer per call would cost each message of the actor a walk over all of them. This one only ever
-//! moves its alarm forward: a later deadline waits for the earlier alarm, which then finds nothing
-//! due and sets the next.
+//! A timer per call would cost each message of the actor a walk over all of them. This one moves its
+//! alarm forward only: a later deadline waits for the earlier alarm, which then finds nothing due and
+//! sets the next. With no deadline at all it holds none, since a runtime that has any alarm to wait
+//! for programs the machine's clock each time that it sleeps.
 
 use actix::prelude::*;
 use std::cell::Cell;
@@ -26,7 +27,7 @@ impl Timer {
     /// Starts the timer of an actor; call it once, when the actor is created.
     pub(crate) fn start<A: OnTimer>(ctx: &mut Context<A>) -> Self {
         let wanted = Rc::new(Cell::new(None));
-        let alarm = Alarm { wanted: Rc::clone(&wanted), sleep: Box::pin(tokio::time::sleep_until(far())), set: None };
+        let alarm = Alarm { wanted: Rc::clone(&wanted), set: None };
         ctx.spawn(alarm);
         Self { wanted }
     }
@@ -37,14 +38,9 @@ impl Timer {
     }
 }
 
-fn far() -> tokio::time::Instant {
-    tokio::time::Instant::now() + std::time::Duration::from_secs(86_400 * 365)
-}
-
 struct Alarm {
     wanted: Rc<Cell<Option<Instant>>>,
-    sleep: Pin<Box<tokio::time::Sleep>>,
-    set: Option<Instant>,
+    set: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 impl<A: OnTimer> ActorFuture<A> for Alarm {
@@ -57,13 +53,17 @@ impl<A: OnTimer> ActorFuture<A> for Alarm {
         task: &mut TaskContext<'_>,
     ) -> Poll<Self::Output> {
         loop {
-            if let Some(wanted) = self.wanted.get()
-                && self.set.is_none_or(|set| wanted < set)
-            {
-                self.set = Some(wanted);
-                self.sleep.as_mut().reset(wanted.into());
+            let Some(wanted) = self.wanted.get() else {
+                self.set = None;
+                return Poll::Pending;
+            };
+            let wanted = tokio::time::Instant::from(wanted);
+            match &mut self.set {
+                Some(sleep) if sleep.deadline() > wanted => sleep.as_mut().reset(wanted),
+                Some(_) => {}
+                unset => *unset = Some(Box::pin(tokio::time::sleep_until(wanted))),
             }
-            if self.set.is_none() || self.sleep.as_mut().poll(task).is_pending() {
+            if self.set.as_mut().is_some_and(|sleep| sleep.as_mut().poll(task).is_pending()) {
                 return Poll::Pending;
             }
             self.set = None;

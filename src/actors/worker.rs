@@ -20,6 +20,7 @@ use crate::rules::lane::{Lane, LaneAction, Verdict, Why};
 use crate::wire::{Body, Ended, FromWorker, PROTOCOL, Place, ToWorker};
 use actix::prelude::*;
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -40,7 +41,8 @@ pub(crate) struct WorkerActor {
     output: Output,
     /// Closed to kill.
     lifeline: Option<Lifeline>,
-    watch: Option<DeathWatch>,
+    watch: Option<Arc<DeathWatch>>,
+    exit_seen: bool,
     lane: Lane,
     requests: HashMap<CallId, Request>,
     inbox: Vec<u8>,
@@ -91,6 +93,7 @@ impl WorkerActor {
             output,
             lifeline: Some(lifeline),
             watch: None,
+            exit_seen: false,
             lane: Lane::new(config.concurrency, config.cancel_grace),
             requests: HashMap::new(),
             inbox: vec![0; MESSAGE_LIMIT],
@@ -346,7 +349,8 @@ impl WorkerActor {
         if self.closed {
             return false;
         }
-        match self.outbox.poll_recv(task, &mut self.inbox) {
+        let last = self.exit.is_none() && !self.exit_seen && self.lane.open() == 1;
+        match self.outbox.poll_recv(task, &mut self.inbox, last) {
             Poll::Ready(Ok(0)) => {
                 // A process that closes its socket serves nobody any more.
                 self.closed = true;
@@ -600,10 +604,16 @@ pub(crate) struct Forked {
 impl Handler<Forked> for WorkerActor {
     type Result = ();
 
-    fn handle(&mut self, Forked { pidfd }: Forked, _: &mut Context<Self>) {
+    fn handle(&mut self, Forked { pidfd }: Forked, ctx: &mut Context<Self>) {
         match DeathWatch::new(pidfd) {
             Ok(watch) => {
-                self.watch = Some(watch);
+                let (watch, this) = (Arc::new(watch), ctx.address());
+                self.watch = Some(Arc::clone(&watch));
+                // A task of its own: the pump is polled with each message, and this but once.
+                actix_rt::spawn(async move {
+                    poll_fn(|task| watch.poll_dead(task)).await;
+                    this.do_send(ExitSeen);
+                });
                 self.tell_started();
             }
             // Without it its death would not be seen; the zygote still tells of it.
@@ -631,6 +641,19 @@ impl Handler<NeverForked> for WorkerActor {
             self.kill();
             self.pool.do_send(StartFailed { worker: self.id.clone(), cause: why, permanent: false });
         }
+    }
+}
+
+/// Its process has ended.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct ExitSeen;
+
+impl Handler<ExitSeen> for WorkerActor {
+    type Result = ();
+
+    fn handle(&mut self, _: ExitSeen, _: &mut Context<Self>) {
+        self.exit_seen = true;
     }
 }
 

@@ -1,7 +1,7 @@
 //! The arguments of a call, pickled where the call is built.
 
 use crate::error::ConvertError;
-use crate::pickle::{Fragment, to_fragment, to_keywords};
+use crate::pickle::{Fragment, Items, to_fragment, to_keywords};
 use serde::Serialize;
 
 /// Positional and keyword arguments that are put together one by one; a tuple does for most calls.
@@ -17,7 +17,7 @@ use serde::Serialize;
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Args {
-    pub(crate) positional: Vec<Fragment>,
+    pub(crate) positional: Items,
     pub(crate) keywords: Vec<(String, Fragment)>,
     /// The first value that could not be pickled; the call says so when it is awaited.
     pub(crate) error: Option<ConvertError>,
@@ -31,10 +31,9 @@ impl Args {
 
     /// Adds a positional argument.
     pub fn arg(mut self, value: impl Serialize) -> Self {
-        let place = format!("[{}]", self.positional.len());
-        match to_fragment(&value) {
-            Ok(fragment) => self.positional.push(fragment),
-            Err(error) => self.fail(&place, error),
+        if let Err(error) = self.positional.push(&value) {
+            let place = format!("[{}]", self.positional.len());
+            self.fail(&place, error);
         }
         self
     }

@@ -386,20 +386,19 @@ fn hold_of(handle: &PyRef, life: &Arc<Life>) -> Result<Arc<Hold>> {
 /// The plan and the body of a call; see `wire::Plan` for the two forms of a body.
 fn assemble(receiver: Option<PyRef>, mut steps: Vec<(Step, Args)>, want: &Want) -> (Plan, pickle::Body) {
     let long = steps.len() > 1 || steps.iter().any(|(_, args)| !args.keywords.is_empty());
-    let receiver = receiver.as_ref().map(Fragment::of_ref);
     let body = if long {
         let pairs = steps.iter_mut().map(|(_, args)| {
             let keywords = match args.keywords.is_empty() {
                 true => Fragment::none(),
                 false => Fragment::dict(args.keywords.iter_mut().map(|(key, value)| (&**key, std::mem::take(value)))),
             };
-            Fragment::tuple([Fragment::tuple(std::mem::take(&mut args.positional)), keywords])
+            Fragment::tuple([std::mem::take(&mut args.positional).into_tuple(None), keywords])
         });
         let pairs = Fragment::tuple(pairs.collect::<Vec<_>>());
-        Fragment::tuple([receiver.unwrap_or_else(Fragment::none), pairs])
+        Fragment::tuple([receiver.as_ref().map_or_else(Fragment::none, Fragment::of_ref), pairs])
     } else {
-        let arguments = steps.iter_mut().flat_map(|(_, args)| std::mem::take(&mut args.positional));
-        Fragment::tuple(receiver.into_iter().chain(arguments))
+        let (_, args) = &mut steps[0];
+        std::mem::take(&mut args.positional).into_tuple(receiver.as_ref())
     };
     let steps = steps.into_iter().map(|(step, _)| step).collect();
     (Plan { long, steps, want: want.0.clone() }, body.into_body())

@@ -13,6 +13,13 @@ pub(crate) struct Fragment {
     pub(super) refs: Vec<PyRef>,
 }
 
+/// Values one behind the other, for a tuple: the positional arguments of a call.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Items {
+    all: Fragment,
+    count: usize,
+}
+
 /// A whole pickle, and the refs in it, which must live until the call has ended.
 #[derive(Clone, Debug)]
 pub(crate) struct Body {
@@ -34,6 +41,49 @@ pub(crate) fn to_fragment<T: Serialize + ?Sized>(value: &T) -> Result<Fragment, 
 /// As [`to_fragment`]; also anything but a map or struct whose keys are `str`.
 pub(crate) fn to_keywords<T: Serialize + ?Sized>(value: &T) -> Result<Vec<(String, Fragment)>, ConvertError> {
     super::keywords::to_keywords(value)
+}
+
+impl Items {
+    /// Pickles one more.
+    ///
+    /// # Errors
+    /// As [`to_fragment`]; nothing is added then.
+    pub(crate) fn push<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), ConvertError> {
+        ser::append(&mut self.all, value)?;
+        self.count += 1;
+        Ok(())
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// A `tuple` of them, behind an object if there is one.
+    pub(crate) fn into_tuple(self, first: Option<&PyRef>) -> Fragment {
+        let mut whole = Fragment { bytes: Vec::with_capacity(self.all.bytes.len() + 24), refs: self.all.refs };
+        let count = self.count + usize::from(first.is_some());
+        if count > 3 {
+            whole.bytes.push(MARK);
+        }
+        if let Some(first) = first {
+            opcode::write_resolve(&mut whole.bytes, first.id().0);
+            whole.refs.push(first.clone());
+        }
+        whole.bytes.extend_from_slice(&self.all.bytes);
+        whole.bytes.push(tuple_of(count));
+        whole
+    }
+}
+
+/// What makes a tuple of so many objects on the stack.
+fn tuple_of(count: usize) -> u8 {
+    match count {
+        0 => EMPTY_TUPLE,
+        1 => TUPLE1,
+        2 => TUPLE2,
+        3 => TUPLE3,
+        _ => TUPLE,
+    }
 }
 
 impl Fragment {
@@ -60,13 +110,7 @@ impl Fragment {
         if items.len() > 3 {
             whole.bytes.push(MARK);
         }
-        let end = match items.len() {
-            0 => EMPTY_TUPLE,
-            1 => TUPLE1,
-            2 => TUPLE2,
-            3 => TUPLE3,
-            _ => TUPLE,
-        };
+        let end = tuple_of(items.len());
         items.into_iter().for_each(|item| whole.append(item));
         whole.bytes.push(end);
         whole

@@ -22,7 +22,7 @@ mod tests;
 pub(crate) use self::{
     budget::Budget,
     exception::decode_error,
-    fragment::{Body, Fragment, to_fragment, to_keywords},
+    fragment::{Body, Fragment, Items, to_fragment, to_keywords},
     shape::shape_of,
 };
 

@@ -12,12 +12,28 @@ use std::fmt;
 pub(super) const MAX_DEPTH: usize = 400;
 
 pub(super) fn to_fragment<T: Serialize + ?Sized>(value: &T) -> Result<Fragment, ConvertError> {
+    let mut fragment = Fragment::default();
+    append(&mut fragment, value)?;
+    Ok(fragment)
+}
+
+/// Pickles a value behind what is there.
+///
+/// # Errors
+/// As `to_fragment`; what was there stays as it was.
+pub(super) fn append<T: Serialize + ?Sized>(to: &mut Fragment, value: &T) -> Result<(), ConvertError> {
     let _room = magic::Room::open();
-    let mut pickler = Pickler::default();
-    match value.serialize(&mut pickler) {
-        Ok(()) => Ok(Fragment { bytes: pickler.out, refs: pickler.refs }),
-        Err(error) => Err(error.into_convert(pickler.rendered_path())),
+    let (bytes, refs) = (to.bytes.len(), to.refs.len());
+    let (out, held) = (std::mem::take(&mut to.bytes), std::mem::take(&mut to.refs));
+    let mut pickler = Pickler { out, refs: held, ..Pickler::default() };
+    let outcome = value.serialize(&mut pickler).map_err(|error| error.into_convert(pickler.rendered_path()));
+    let Pickler { out, refs: held, .. } = pickler;
+    (to.bytes, to.refs) = (out, held);
+    if outcome.is_err() {
+        to.bytes.truncate(bytes);
+        to.refs.truncate(refs);
     }
+    outcome
 }
 
 /// Why a value cannot be pickled. Where, the pickler knows: it stops there.

@@ -70,12 +70,15 @@ impl Channel {
 
     /// Receives one message into `buffer` and says how long it is; 0 is the end.
     ///
+    /// With `last` the caller knows that this is the only message that is due: it saves the receive
+    /// that would find nothing. One that came unasked is then found with the next.
+    ///
     /// A worker that dies with unread messages makes one receive fail with `ECONNRESET`, and its
     /// finished replies come after: that error is not the end and is read past here.
     ///
     /// # Errors
     /// `InvalidData` for a message longer than `buffer`; it is lost.
-    pub(crate) fn poll_recv(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_recv(&mut self, cx: &mut Context<'_>, buffer: &mut [u8], last: bool) -> Poll<io::Result<usize>> {
         loop {
             let mut guard = ready!(self.socket.poll_read_ready(cx))?;
             match rustix::net::recv(guard.get_inner(), &mut *buffer, RecvFlags::TRUNC) {
@@ -83,7 +86,13 @@ impl Channel {
                     let what = format!("a message of {length} bytes, above the limit of {}", buffer.len());
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, what)));
                 }
-                Ok((_, length)) => return Poll::Ready(Ok(length)),
+                Ok((_, length)) => {
+                    // The end is to be found again.
+                    if last && length > 0 {
+                        guard.clear_ready();
+                    }
+                    return Poll::Ready(Ok(length));
+                }
                 Err(Errno::INTR | Errno::CONNRESET) => {}
                 Err(Errno::AGAIN) => guard.clear_ready(),
                 Err(error) => return Poll::Ready(Err(error.into())),

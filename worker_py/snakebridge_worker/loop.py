@@ -11,10 +11,10 @@ import os
 import pickle
 import queue
 import socket
-import sys
 import threading
+import traceback
 from functools import reduce
-from typing import Any
+from typing import Any, Callable, Sequence
 
 from snakebridge_worker import codec, errors, wire
 from snakebridge_worker.blocks import Incoming, Outgoing
@@ -26,6 +26,8 @@ from snakebridge_worker.refs import RefTable
 BUFFER = 256 * 1024
 #: Bodies above this travel in blocks; the host has the same limit.
 INLINE = 32 * 1024
+#: At most 64 blocks are lent, so the lowest byte of their count tells whether there are any.
+RELEASED = wire.RELEASED_AT
 
 
 def main(channel: int, side: int, page: Page, worker: str, ref_base: int, concurrency: int, init: str | None) -> None:
@@ -34,9 +36,9 @@ def main(channel: int, side: int, page: Page, worker: str, ref_base: int, concur
     if init is not None and not initialise(shared, init):
         return
     os.register_at_fork(after_in_child=shared.note_fork)
-    shared.send(wire.hello(), ())
+    shared.send(wire.hello())
     if concurrency == 1:
-        serve(shared, Entry(shared, 0))
+        serve(shared, runner(shared, 0))
     else:
         serve_threads(shared, concurrency)
 
@@ -48,7 +50,7 @@ def initialise(shared: Shared, init: str) -> bool:
         reduce(getattr, name.split("."), importlib.import_module(module))()
     except BaseException as error:
         body = errors.describe(error)
-        shared.send(wire.start_failed(len(body)), (body,))
+        shared.send(wire.start_failed(len(body)) + body)
         return False
     return True
 
@@ -73,11 +75,9 @@ class Shared:
         """Runs in a child that user code forked: it must never answer in the worker's name."""
         self.forked = True
 
-    def send(self, head: bytes, body: tuple | list) -> None:
+    def send(self, message: bytes) -> None:
         """Sends one message; it is whole or not at all."""
-        if self.forked:
-            os._exit(0)
-        os.writev(self.channel, [head, *body])
+        os.write(self.channel, message)
         self.page.count_sent()
 
     def large(self, body: list, length: int) -> int:
@@ -85,10 +85,8 @@ class Shared:
         with self.lock:
             return self.outgoing.put(body, length)[0]
 
-    def read(self, view: memoryview, place: int, block: int, at: int, length: int) -> Any:
-        """The arguments of a call."""
-        if place == wire.INLINE:
-            return codec.decode_args(view[at : at + length])
+    def large_arguments(self, block: int, length: int) -> Any:
+        """Arguments that lie in a block."""
         with self.lock:
             body = self.incoming.view(block, length)
         with body:
@@ -106,71 +104,90 @@ class Shared:
                 self.outgoing.released(block)
 
 
-class Entry:
-    """Runs the calls of one entry of the control page."""
+def runner(shared: Shared, index: int) -> Callable[[Any], None]:
+    """Makes the function that runs the calls of one entry of the control page, each given as its message.
 
-    __slots__ = ("shared", "index", "encoder", "asyncio_loop")
+    A closure, since everything that it needs is then a local: this is the path of every call.
+    """
+    encode = codec.Encoder(shared.table).encode
+    begin, end, count_sent = shared.page.entry(index)
+    channel, find, unpack, decode = shared.channel, shared.plans.find, wire.CALL_HEAD.unpack_from, pickle.loads
+    head_size, write, writev, pack = wire.CALL_HEAD.size, os.write, os.writev, wire.REPLY_HEAD.pack
+    await_ = awaiter()
 
-    def __init__(self, shared: Shared, index: int) -> None:
-        self.shared = shared
-        self.index = index
-        self.encoder = codec.Encoder(shared.table)
-        self.asyncio_loop = None
-
-    def run(self, view: memoryview) -> None:
-        """Runs the call in ``view`` and answers it, unless it was taken back."""
-        shared = self.shared
-        page = shared.page
-        _, seq, _, _, place, block, length, count, plan_length = wire.CALL_HEAD.unpack_from(view)
-        if not page.begin(self.index, seq):
-            shared.send(wire.passed(seq), ())
+    def run(view: Any) -> None:
+        """Runs a call and answers it, unless it was taken back."""
+        _, seq, _, _, place, block, length, count, plan_length = unpack(view)
+        if not begin(seq):
+            shared.send(wire.passed(seq))
             return
-        if count:
-            _, at = wire.read_released(view)
-            raw, at = wire.read_plan(view, at)
-        else:
-            at = wire.CALL_HEAD.size + plan_length
-            raw = bytes(view[wire.CALL_HEAD.size : at])
-        ended, refs = wire.VALUE, []
+        ended, refs = wire.VALUE, ()
         try:
-            plan = shared.plans.find(raw)
-            value = plan.run(shared.read(view, place, block, at, length))
+            if count:
+                plan, at = wire.read_plan(view, wire.read_released(view)[1])
+            else:
+                at = head_size + plan_length
+                plan = bytes(view[head_size:at])
+            plan = find(plan)
+            arguments = shared.large_arguments(block, length) if place else decode(view[at : at + length])
+            value = plan.run(arguments)
             if type(value) is CoroutineType:
-                value = self.await_(value)
-            body, refs = self.encoder.encode(value, plan.want)
+                value = await_(value)
+            body, refs = encode(value, plan.want)
         except BaseException as error:
             ended, body = failure(error)
-        value = None
         if shared.forked:
             os._exit(0)
-        self.reply(seq, ended, body, refs, shared.unused() if place else [])
-        page.end(self.index)
+        released = shared.unused() if place else ()
+        length = len(body[0]) if len(body) == 1 else sum(map(len, body))
+        if length > INLINE or refs or released:
+            reply(shared, seq, ended, body, length, refs, released)
+        elif len(body) == 1:
+            write(channel, pack(wire.REPLY, seq, ended, 0, 0, length, 0, 0) + body[0])
+        else:
+            writev(channel, [pack(wire.REPLY, seq, ended, 0, 0, length, 0, 0), b"".join(body)])
+        count_sent()
+        end()
+        # What is idle must not keep the last call's values alive.
+        arguments = value = body = None
 
-    def reply(self, seq: int, ended: int, body: list, refs: list[int], released: list[int]) -> None:
-        """Sends a reply, its body inline or in a block."""
-        shared = self.shared
-        length = sum(map(len, body))
-        if length <= INLINE:
-            if len(body) > wire.MOST_PARTS:
-                body = [b"".join(body)]
-            shared.send(wire.reply(seq, ended, wire.INLINE, 0, length, released, refs), body)
-            return
+    return run
+
+
+def reply(
+    shared: Shared, seq: int, ended: int, body: list, length: int, refs: Sequence[int], released: Sequence[int]
+) -> None:
+    """Sends a reply that is large, or has something to tell beside its body."""
+    place = wire.INLINE
+    block = 0
+    if length > INLINE:
         try:
             block = shared.large(body, length)
+            place = wire.BLOCK
         except BaseException as error:
+            # The value is lost, and says so; an error is small.
             shared.table.drop(refs)
             ended, body = failure(error)
-            self.reply(seq, ended, body, [], released)
-            return
-        shared.send(wire.reply(seq, ended, wire.BLOCK, block, length, released, refs), ())
+            length, refs = len(body[0]), ()
+    parts = [wire.reply(seq, ended, place, block, length, released, refs)]
+    if place == wire.INLINE:
+        parts.extend(body if len(body) < wire.MOST_PARTS else [b"".join(body)])
+    os.writev(shared.channel, parts)
 
-    def await_(self, coroutine: Any) -> Any:
-        """Runs a coroutine to its end, on this entry's own event loop."""
-        if self.asyncio_loop is None:
+
+def awaiter() -> Callable[[Any], Any]:
+    """Makes the function that runs a coroutine to its end, on an event loop of its own."""
+    event_loop = None
+
+    def await_(coroutine: Any) -> Any:
+        nonlocal event_loop
+        if event_loop is None:
             import asyncio
 
-            self.asyncio_loop = asyncio.new_event_loop()
-        return self.asyncio_loop.run_until_complete(coroutine)
+            event_loop = asyncio.new_event_loop()
+        return event_loop.run_until_complete(coroutine)
+
+    return await_
 
 
 async def _coroutine() -> None: ...
@@ -190,24 +207,17 @@ def failure(error: BaseException) -> tuple[int, list[bytes]]:
     return wire.RAISED, [errors.describe(error)]
 
 
-def receive(shared: Shared, buffers: list[bytearray]) -> int:
-    """One message; 0 at the end."""
-    try:
-        return os.readv(shared.channel, buffers)
-    except ConnectionResetError:
-        # The host closed with our messages unread: it is gone.
-        return 0
-
-
-def serve(shared: Shared, entry: Entry) -> None:
-    """Takes messages and runs calls, both on this thread."""
+def serve(shared: Shared, run: Callable[[Any], None]) -> None:
+    """Takes messages and runs calls, both on this thread. An error of the channel ends the worker."""
     buffer = bytearray(BUFFER)
     view, buffers = memoryview(buffer), [buffer]
-    while receive(shared, buffers):
+    channel, readv = shared.channel, os.readv
+    while readv(channel, buffers):
         kind = buffer[0]
         if kind == wire.CALL:
-            note_released(shared, view)
-            entry.run(view)
+            if buffer[RELEASED]:
+                shared.release(wire.read_released(view)[0])
+            run(view)
         elif kind == wire.FREE:
             free(shared, view)
         else:
@@ -216,49 +226,40 @@ def serve(shared: Shared, entry: Entry) -> None:
 
 def serve_threads(shared: Shared, concurrency: int) -> None:
     """Takes messages on this thread; a thread for each entry runs its calls."""
-    queues: list[queue.SimpleQueue] = []
-    for index in range(concurrency):
-        waiting: queue.SimpleQueue = queue.SimpleQueue()
-        queues.append(waiting)
-        arguments = (Entry(shared, index), waiting)
-        threading.Thread(target=serve_entry, args=arguments, name=f"snakebridge-{index}", daemon=True).start()
+    queues = [queue.SimpleQueue() for _ in range(concurrency)]
+    threads = [
+        threading.Thread(target=serve_entry, args=(runner(shared, index), waiting), name=f"entry-{index}", daemon=True)
+        for index, waiting in enumerate(queues)
+    ]
+    for thread in threads:
+        thread.start()
     buffer = bytearray(BUFFER)
     view, buffers = memoryview(buffer), [buffer]
-    while size := receive(shared, buffers):
+    while size := os.readv(shared.channel, buffers):
         kind = buffer[0]
         if kind == wire.CALL:
-            note_released(shared, view)
-            index = int.from_bytes(view[wire.ENTRY_AT : wire.ENTRY_AT + 4], "little")
-            queues[index].put(bytes(view[:size]))
+            if buffer[RELEASED]:
+                shared.release(wire.read_released(view)[0])
+            queues[buffer[wire.ENTRY_AT]].put(bytes(view[:size]))
         elif kind == wire.FREE:
             free(shared, view)
         else:
             for waiting in queues:
                 waiting.put(None)
-            for thread in threading.enumerate():
-                if thread.name.startswith("snakebridge-"):
-                    thread.join()
+            for thread in threads:
+                thread.join()
             return
 
 
-def serve_entry(entry: Entry, waiting: queue.SimpleQueue) -> None:
+def serve_entry(run: Callable[[Any], None], waiting: queue.SimpleQueue) -> None:
     """Runs the calls of one entry, in order."""
     try:
         while (message := waiting.get()) is not None:
-            entry.run(memoryview(message))
-    except BaseException as error:
+            run(memoryview(message))
+    except BaseException:
         # Its calls would wait for ever: the worker is of no use any more.
-        sys.__stderr__.write(f"snakebridge: an entry of the worker failed: {error!r}\n")
+        traceback.print_exc()
         os._exit(70)
-
-
-def note_released(shared: Shared, view: memoryview) -> None:
-    """Takes back the blocks that a call's header releases."""
-    if view[wire.RELEASED_AT : wire.RELEASED_AT + 8] != NONE_RELEASED:
-        shared.release(wire.read_released(view)[0])
-
-
-NONE_RELEASED = bytes(8)
 
 
 def free(shared: Shared, view: memoryview) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+from typing import Sequence
 
 PROTOCOL = 1
 
@@ -24,7 +25,7 @@ ENTRY_AT = 20
 _KIND_AND_COUNT = struct.Struct("<IQ")
 _COUNT = struct.Struct("<Q")
 # kind, seq, ended, place, block, length, released (a count), refs (a count)
-_REPLY = struct.Struct("<IQIIIQQQ")
+REPLY_HEAD = struct.Struct("<IQIIIQQQ")
 _HELLO = struct.Struct("<III")
 _START_FAILED = struct.Struct("<IIIQ")
 _PASSED = struct.Struct("<IQ")
@@ -70,10 +71,10 @@ def passed(seq: int) -> bytes:
     return _PASSED.pack(PASSED, seq)
 
 
-def reply(seq: int, ended: int, place: int, block: int, length: int, released: list[int], refs: list[int]) -> bytes:
+def reply(seq: int, ended: int, place: int, block: int, length: int, released: Sequence[int], refs: Sequence[int]) -> bytes:
     """The head of a reply; the inline body follows."""
     if not released and not refs:
-        return _REPLY.pack(REPLY, seq, ended, place, block, length, 0, 0)
+        return REPLY_HEAD.pack(REPLY, seq, ended, place, block, length, 0, 0)
     count, ids = len(released), len(refs)
     return struct.pack(
         f"<IQIIIQQ{count}IQ{ids}Q", REPLY, seq, ended, place, block, length, count, *released, ids, *refs

@@ -207,7 +207,10 @@ impl Pool {
         self.unlist(sid, target);
         let session = self.session_mut(sid);
         let line = session.line_mut(target).expect("a waiting call stands in its line");
-        line.calls.retain(|other| *other != id);
+        // Almost always the first.
+        if let Some(at) = line.calls.iter().position(|other| *other == id) {
+            line.calls.remove(at);
+        }
         session.lines.retain(|line| !line.calls.is_empty());
         self.relist(sid, target);
     }
