@@ -1,6 +1,7 @@
 //! The first program: call Python functions, keep an object there, and stop.
 //!
 //! `cargo run --example hello`
+#![expect(clippy::print_stdout, reason = "an example talks")]
 
 use snakebridge::{PyRef, SnakeBridge, Value};
 
