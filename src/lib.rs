@@ -24,7 +24,5 @@ pub use config::{Affinity, Config, LogLevel, OnWorkerLost, PoolConfig, SessionOp
 pub use error::{ConvertError, Crash, Error, Frame, PythonError, Ran, Result};
 pub use event::{EndReason, Event, Fact};
 pub use id::{CallId, ParseWorkerIdError, PoolName, RefId, SessionId, WorkerId};
-pub use status::{
-    Guarantees, PoolStats, RunningCall, SessionInfo, Stats, Taint, Tie, WorkerInfo, WorkerState,
-};
+pub use status::{Guarantees, PoolStats, RunningCall, SessionInfo, Stats, Taint, Tie, WorkerInfo, WorkerState};
 pub use value::{Bytes, Dict, PyRef, Value};

@@ -57,8 +57,7 @@ impl Directory {
             alive: Some(alive),
             all_ended: Some(all_ended),
         };
-        let config =
-            Defaults { ttl: config.session_ttl, max_refs: config.max_refs, max_sessions: config.max_sessions };
+        let config = Defaults { ttl: config.session_ttl, max_refs: config.max_refs, max_sessions: config.max_sessions };
         Self { inner: Mutex::new(inner), config }
     }
 
@@ -148,12 +147,7 @@ impl Directory {
     }
 
     /// Ends that incarnation; `done` hears when nothing of it is left. `false` if it had ended before.
-    pub(crate) fn end(
-        &self,
-        key: &SessionKey,
-        reason: EndReason,
-        done: Option<oneshot::Sender<()>>,
-    ) -> bool {
+    pub(crate) fn end(&self, key: &SessionKey, reason: EndReason, done: Option<oneshot::Sender<()>>) -> bool {
         self.lock().end(key, reason, done)
     }
 

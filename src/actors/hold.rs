@@ -1,7 +1,7 @@
 //! What keeps a session alive, and the bridge with it: handles, refs and open calls share one.
 
 use super::core::Life;
-use super::registry::{Registry, RefDropped};
+use super::registry::{RefDropped, Registry};
 use super::session::SessionActor;
 use crate::config::OnWorkerLost;
 use crate::id::{RefId, SessionId, SessionKey, WorkerId};

@@ -63,14 +63,7 @@ impl Outbox {
     }
 
     /// `false`: every block is lent.
-    fn try_call(
-        &mut self,
-        call: CallId,
-        sent: Sent,
-        plan: &[u8],
-        body: &[u8],
-        page: &Page,
-    ) -> io::Result<bool> {
+    fn try_call(&mut self, call: CallId, sent: Sent, plan: &[u8], body: &[u8], page: &Page) -> io::Result<bool> {
         let (place, inline) = if body.len() <= INLINE_LIMIT {
             (Body::inline(body.len()), body)
         } else {

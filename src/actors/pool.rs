@@ -67,7 +67,10 @@ const REF_BITS: u32 = 36;
 enum Seat {
     Empty,
     /// It is being started; workers that are wanted wait for it.
-    Starting { wanted: Vec<WorkerId>, start: SpawnHandle },
+    Starting {
+        wanted: Vec<WorkerId>,
+        start: SpawnHandle,
+    },
     Taken(Zygote),
     /// The pool has stopped, and waits for the zygote's end.
     Left,
@@ -101,9 +104,11 @@ impl PoolSupervisor {
             match action {
                 Action::Grant { call, session, worker } => {
                     let addr = self.workers[&worker].addr.clone();
-                    self.tell(&session, Granted { call, worker, addr });
+                    self.tell(&session, Granted { call, worker, addr, pool: ctx.address() });
                 }
-                Action::Refuse { call, session, refusal } => self.tell(&session, Refused { call, refusal }),
+                Action::Refuse { call, session, refusal } => {
+                    self.tell(&session, Refused { call, refusal, pool: ctx.address() });
+                }
                 Action::TakeBack { call, worker } => self.order(&worker, worker::TakeBack { call }),
                 Action::DropTakeBack { call, worker } => self.order(&worker, worker::DropTakeBack { call }),
                 Action::Start { worker } => self.start_worker(worker, ctx),
@@ -246,7 +251,8 @@ impl PoolSupervisor {
 
     fn kill(&mut self, worker: WorkerId) {
         if self.workers.contains_key(&worker) {
-            return self.order(&worker, worker::Kill);
+            let for_shutdown = !self.when_stopped.is_empty();
+            return self.order(&worker, worker::Kill { for_shutdown });
         }
         // It was never forked: its zygote is still being started.
         if let Seat::Starting { wanted, .. } = &mut self.seat {

@@ -17,9 +17,7 @@ pub(crate) fn error(refusal: Refusal, request: &Request) -> Error {
         Refusal::QueueTimeout { waited } => Error::QueueTimeout { pool, waited },
         Refusal::Timeout { timeout } => Error::Timeout { timeout, ran: Ran::No },
         Refusal::RefLost { worker, cause } => Error::RefLost { session, worker, cause },
-        Refusal::Cancelled => {
-            Error::Cancelled { why: format!("session {session} was released").into(), ran: Ran::No }
-        }
+        Refusal::Cancelled => Error::Cancelled { why: format!("session {session} was released").into(), ran: Ran::No },
         Refusal::ShuttingDown => Error::ShuttingDown { ran: Ran::No },
     }
 }

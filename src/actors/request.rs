@@ -131,7 +131,13 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    pub(crate) fn new(body: Vec<u8>, worker: WorkerId, addr: Addr<WorkerActor>, hold: Arc<Hold>, refs: Vec<RefId>) -> Self {
+    pub(crate) fn new(
+        body: Vec<u8>,
+        worker: WorkerId,
+        addr: Addr<WorkerActor>,
+        hold: Arc<Hold>,
+        refs: Vec<RefId>,
+    ) -> Self {
         Self { body, worker, addr, hold, refs }
     }
 

@@ -14,7 +14,7 @@ use crate::event::EndReason;
 use crate::id::{CallId, PoolName, SessionId, WorkerId};
 use crate::rules::pool::Refusal;
 use actix::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
@@ -33,8 +33,11 @@ pub struct SessionActor {
 #[derive(Default)]
 struct Work {
     waiting: BTreeMap<CallId, Request>,
-    /// Decisions on calls whose bodies are on their way back from a worker.
-    early: BTreeMap<CallId, Decision>,
+    /// Grants that wait for a body which is on its way back from a worker, and all grants after them:
+    /// else a later call would overtake an earlier one.
+    held: VecDeque<Grant>,
+    /// Refusals of calls whose bodies are on their way back.
+    refused: BTreeMap<CallId, Refusal>,
     /// Every pool that ever got a ticket: each must answer `Forgotten` before this actor may stop.
     pools: Vec<(PoolName, Addr<PoolSupervisor>)>,
     ending: Option<Ending>,
@@ -46,9 +49,10 @@ struct Ending {
     done: Option<oneshot::Sender<()>>,
 }
 
-enum Decision {
-    Granted(WorkerId, Addr<WorkerActor>),
-    Refused(Refusal),
+struct Grant {
+    call: CallId,
+    worker: WorkerId,
+    addr: Addr<WorkerActor>,
 }
 
 impl SessionActor {
@@ -58,15 +62,6 @@ impl SessionActor {
 
     fn work(&mut self) -> &mut Work {
         self.work.get_or_insert_default()
-    }
-
-    fn decide(&mut self, call: CallId, decision: Decision) {
-        let work = self.work.get_or_insert_default();
-        let Some(request) = work.waiting.remove(&call) else {
-            work.early.insert(call, decision);
-            return;
-        };
-        perform(request, decision);
     }
 
     fn stop_if_over(&mut self, ctx: &mut Context<Self>) {
@@ -89,20 +84,44 @@ impl SessionActor {
     }
 }
 
-fn perform(mut request: Request, decision: Decision) {
-    match decision {
-        Decision::Granted(worker, _) if request.promise.is_abandoned() => {
-            request.pool_addr.do_send(LeaseReturned { call: request.call, worker });
-        }
-        Decision::Granted(_, worker) => {
-            request.promise.sent_to(worker.clone());
-            worker.do_send(Run(request));
-        }
-        Decision::Refused(refusal) => {
-            let error = refusal::error(refusal, &request);
-            request.promise.answer(Err(error));
+impl Work {
+    /// Sends what is granted, in the order of the grants, up to the first whose body is not here.
+    fn use_grants(&mut self) {
+        while let Some(grant) = self.held.front()
+            && let Some(request) = self.waiting.remove(&grant.call)
+        {
+            if let Some(grant) = self.held.pop_front() {
+                send(request, grant);
+            }
         }
     }
+
+    /// Takes a grant that is held, and is not to be used.
+    fn unhold(&mut self, call: CallId, pool: &Addr<PoolSupervisor>) {
+        if let Some(at) = self.held.iter().position(|grant| grant.call == call)
+            && let Some(grant) = self.held.remove(at)
+        {
+            pool.do_send(LeaseReturned { call, worker: grant.worker });
+        }
+    }
+
+    fn is_held(&self, call: CallId) -> bool {
+        self.held.iter().any(|grant| grant.call == call)
+    }
+}
+
+fn send(mut request: Request, grant: Grant) {
+    if request.promise.is_abandoned() {
+        request.pool_addr.do_send(LeaseReturned { call: request.call, worker: grant.worker });
+    } else {
+        request.promise.sent_to(grant.addr.clone());
+        grant.addr.do_send(Run(request));
+    }
+}
+
+fn refuse(request: Request, refusal: Refusal) {
+    let error = refusal::error(refusal, &request);
+    request.promise.answer(Err(error));
 }
 
 fn refuse_ended(request: Request) {
@@ -145,13 +164,20 @@ pub(crate) struct Granted {
     pub(crate) call: CallId,
     pub(crate) worker: WorkerId,
     pub(crate) addr: Addr<WorkerActor>,
+    pub(crate) pool: Addr<PoolSupervisor>,
 }
 
 impl Handler<Granted> for SessionActor {
     type Result = ();
 
-    fn handle(&mut self, granted: Granted, _: &mut Context<Self>) {
-        self.decide(granted.call, Decision::Granted(granted.worker, granted.addr));
+    fn handle(&mut self, Granted { call, worker, addr, pool }: Granted, _: &mut Context<Self>) {
+        let work = self.work();
+        if !work.held.is_empty() {
+            // The worker of an earlier grant is gone, or has taken the call back unseen.
+            work.unhold(call, &pool);
+        }
+        work.held.push_back(Grant { call, worker, addr });
+        work.use_grants();
     }
 }
 
@@ -161,13 +187,22 @@ impl Handler<Granted> for SessionActor {
 pub(crate) struct Refused {
     pub(crate) call: CallId,
     pub(crate) refusal: Refusal,
+    pub(crate) pool: Addr<PoolSupervisor>,
 }
 
 impl Handler<Refused> for SessionActor {
     type Result = ();
 
-    fn handle(&mut self, refused: Refused, _: &mut Context<Self>) {
-        self.decide(refused.call, Decision::Refused(refused.refusal));
+    fn handle(&mut self, Refused { call, refusal, pool }: Refused, _: &mut Context<Self>) {
+        let work = self.work();
+        work.unhold(call, &pool);
+        match work.waiting.remove(&call) {
+            Some(request) => refuse(request, refusal),
+            None => {
+                work.refused.insert(call, refusal);
+            }
+        }
+        work.use_grants();
     }
 }
 
@@ -182,17 +217,16 @@ impl Handler<CameBack> for SessionActor {
     fn handle(&mut self, CameBack(mut request): CameBack, _: &mut Context<Self>) {
         request.promise.came_back();
         let work = self.work();
-        match work.early.remove(&request.call) {
-            Some(decision) => perform(request, decision),
-            None => {
-                // Its caller may have left while it was away, and nobody would hear of it again.
-                if request.promise.is_abandoned() {
-                    let session = request.hold.actor.clone();
-                    request.pool_addr.do_send(Withdrawn { call: request.call, session });
-                }
-                work.waiting.insert(request.call, request);
-            }
+        if let Some(refusal) = work.refused.remove(&request.call) {
+            return refuse(request, refusal);
         }
+        // Its caller may have left while it was away, and nobody would hear of it again.
+        if request.promise.is_abandoned() && !work.is_held(request.call) {
+            let session = request.hold.actor.clone();
+            request.pool_addr.do_send(Withdrawn { call: request.call, session });
+        }
+        work.waiting.insert(request.call, request);
+        work.use_grants();
     }
 }
 
@@ -228,7 +262,10 @@ impl Handler<WithdrawalSeen> for SessionActor {
     type Result = ();
 
     fn handle(&mut self, seen: WithdrawalSeen, _: &mut Context<Self>) {
-        self.work().waiting.remove(&seen.call);
+        let work = self.work();
+        if !work.is_held(seen.call) {
+            work.waiting.remove(&seen.call);
+        }
     }
 }
 

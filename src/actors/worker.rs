@@ -4,6 +4,7 @@
 //! descriptors. It lives on after its process until the pool says that no request can be on its way
 //! to it, and sends such late ones back.
 
+use super::hold::Hold;
 use super::outbox::Outbox;
 use super::pool::{Died, LeaseOver, PoolSupervisor, StartFailed, Started, TaintWorker, TakingBack};
 use super::registry::{RefsMade, Registry, WorkerLost};
@@ -48,6 +49,8 @@ pub(crate) struct WorkerActor {
     greeted: bool,
     /// Its socket was read to the end.
     closed: bool,
+    /// It is killed because the bridge shuts down.
+    for_shutdown: bool,
     exit: Option<Exit>,
     /// Why it cannot take calls, in Python's words.
     start_failure: Option<String>,
@@ -63,7 +66,9 @@ enum Phase {
     Starting,
     Serving,
     /// Its exit was seen; the zygote has until then to say how it ended.
-    Exited { judged_by: Instant },
+    Exited {
+        judged_by: Instant,
+    },
     Judged,
 }
 
@@ -92,6 +97,7 @@ impl WorkerActor {
             phase: Phase::Starting,
             greeted: false,
             closed: false,
+            for_shutdown: false,
             exit: None,
             start_failure: None,
             violation: None,
@@ -215,7 +221,7 @@ impl WorkerActor {
             FromWorker::Hello { protocol: PROTOCOL, .. } if self.phase == Phase::Starting => {
                 self.phase = Phase::Serving;
                 self.greeted = true;
-                self.pool.do_send(Started { worker: self.id.clone() });
+                self.tell_started();
                 Ok(())
             }
             FromWorker::Hello { protocol, .. } => Err(format!("a greeting of protocol {protocol}")),
@@ -235,8 +241,17 @@ impl WorkerActor {
                 }
                 let replied =
                     self.lane.handle_reply(seq, Instant::now()).map_err(|violation| format!("{violation:?}"))?;
-                let body = self.body(body, inline)?;
-                self.replied(replied.call, ended, body, refs.into_iter().map(RefId).collect(), ctx)
+                let refs = refs.into_iter().map(RefId).collect();
+                let outcome =
+                    self.body(body, inline).and_then(|body| self.replied(replied.call, ended, body, refs, ctx));
+                if let Err(what) = &outcome {
+                    self.lease_over(replied.call, 0);
+                    if let Some(request) = self.requests.remove(&replied.call) {
+                        let (worker, what) = (self.id.clone(), what.as_str().into());
+                        request.promise.answer(Err(Error::Protocol { worker, what, ran: Ran::Yes }));
+                    }
+                }
+                outcome
             }
         }
     }
@@ -261,7 +276,9 @@ impl WorkerActor {
         refs: Vec<RefId>,
         ctx: &Context<Self>,
     ) -> Result<(), String> {
-        let Some(request) = self.requests.remove(&call).filter(|request| !request.promise.is_abandoned()) else {
+        // Its caller was answered before, or has left.
+        let Some(request) = self.requests.get(&call).filter(|request| !request.promise.is_abandoned()) else {
+            self.requests.remove(&call);
             self.free(refs);
             self.lease_over(call, 0);
             return Ok(());
@@ -282,20 +299,22 @@ impl WorkerActor {
                 Ok(Reply::new(body, self.id.clone(), ctx.address(), hold, refs))
             }
             Ended::Raised | Ended::NoSuchRef | Ended::Unsendable => {
-                let error = self.failure(ended, &body, &request).map_err(|error| format!("{error:?}"))?;
+                let error = self.failure(ended, &body, &hold).map_err(|error| format!("{error:?}"))?;
                 self.lease_over(call, 0);
                 Err(error)
             }
         };
-        request.promise.answer(answer);
+        if let Some(request) = self.requests.remove(&call) {
+            request.promise.answer(answer);
+        }
         Ok(())
     }
 
-    fn failure(&self, ended: Ended, body: &[u8], request: &Request) -> Result<Error, DecodeError> {
+    fn failure(&self, ended: Ended, body: &[u8], hold: &Hold) -> Result<Error, DecodeError> {
         Ok(match ended {
             Ended::NoSuchRef => Error::RefNotFound {
                 id: RefId(pickle::decode_plain(body)?),
-                session: request.hold.id().clone(),
+                session: hold.id().clone(),
                 why: "its worker has let go of it".into(),
             },
             Ended::Unsendable => {
@@ -310,6 +329,13 @@ impl WorkerActor {
         if !refs.is_empty() {
             let refs = refs.into_iter().map(|id| id.0).collect();
             self.outbox.send(|released| ToWorker::Free { refs, released }, &self.page);
+        }
+    }
+
+    /// It takes calls once it has greeted and its death will be seen; the two are told on different sockets.
+    fn tell_started(&self) {
+        if self.greeted && self.watch.is_some() {
+            self.pool.do_send(Started { worker: self.id.clone() });
         }
     }
 
@@ -383,6 +409,7 @@ impl WorkerActor {
         self.registry.do_send(WorkerLost { worker: self.id.clone() });
         let error = match &self.violation {
             Some(what) => Error::Protocol { worker: self.id.clone(), what: Arc::clone(what), ran: Ran::Maybe },
+            None if self.for_shutdown => Error::ShuttingDown { ran: Ran::Maybe },
             None => Error::WorkerCrashed(Arc::new(Crash { worker: self.id.clone(), cause, stderr })),
         };
         for call in death.crashed {
@@ -429,8 +456,7 @@ impl ActorFuture<WorkerActor> for Pump {
         actor.outbox.poll_flush(task, &actor.requests, &actor.page);
         // Looked at before the last read: what was written before the exit is then read to its end,
         // though a process that it forked may hold the socket open.
-        let exited =
-            actor.exit.is_some() || actor.watch.as_ref().is_some_and(|watch| watch.poll_dead(task).is_ready());
+        let exited = actor.exit.is_some() || actor.watch.as_ref().is_some_and(|watch| watch.poll_dead(task).is_ready());
         for _ in 0..BATCH {
             if !actor.poll_message(task, ctx) {
                 if exited {
@@ -550,12 +576,16 @@ impl Handler<Stop> for WorkerActor {
 /// Kill it.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct Kill;
+pub(crate) struct Kill {
+    /// It had its grace, and the bridge shuts down.
+    pub(crate) for_shutdown: bool,
+}
 
 impl Handler<Kill> for WorkerActor {
     type Result = ();
 
-    fn handle(&mut self, _: Kill, _: &mut Context<Self>) {
+    fn handle(&mut self, Kill { for_shutdown }: Kill, _: &mut Context<Self>) {
+        self.for_shutdown |= for_shutdown;
         self.kill();
     }
 }
@@ -572,7 +602,10 @@ impl Handler<Forked> for WorkerActor {
 
     fn handle(&mut self, Forked { pidfd }: Forked, _: &mut Context<Self>) {
         match DeathWatch::new(pidfd) {
-            Ok(watch) => self.watch = Some(watch),
+            Ok(watch) => {
+                self.watch = Some(watch);
+                self.tell_started();
+            }
             // Without it its death would not be seen; the zygote still tells of it.
             Err(error) => self.distrust(format!("the host cannot watch it: {error}")),
         }

@@ -60,7 +60,8 @@ impl Args {
 
     fn fail(&mut self, place: &str, mut error: ConvertError) {
         if self.error.is_none() {
-            error.path.insert_str(0, place);
+            let joint = if error.path.is_empty() || error.path.starts_with('[') || place.is_empty() { "" } else { "." };
+            error.path = format!("{place}{joint}{}", error.path);
             self.error = Some(error);
         }
     }

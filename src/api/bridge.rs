@@ -1,12 +1,14 @@
 //! The handle of a bridge.
 
+use super::args::IntoArgs;
 use super::builder::Builder;
 use super::call::{Call, Origin};
-use super::args::IntoArgs;
 use super::session::Session;
 use crate::actors::core::{Core, Life};
 use crate::actors::hold::Hold;
-use crate::actors::pool::{AwaitReady, ClearTaint, Homes, PoolReport, PoolStatus, PoolSupervisor, Resize, RestartWorker, TaintWorker, Workers};
+use crate::actors::pool::{
+    AwaitReady, ClearTaint, Homes, PoolReport, PoolStatus, PoolSupervisor, Resize, RestartWorker, TaintWorker, Workers,
+};
 use crate::actors::registry::CountRefs;
 use crate::actors::session::{SessionActor, SessionStatus};
 use crate::config::{Config, SessionOptions};
@@ -298,16 +300,10 @@ impl SnakeBridge {
     ///
     /// # Errors
     /// `UnknownPool`; `Config` for a size of 0.
-    pub fn resize(
-        &self,
-        pool: impl Into<PoolName>,
-        size: usize,
-    ) -> impl Future<Output = Result<()>> + Send + 'static {
+    pub fn resize(&self, pool: impl Into<PoolName>, size: usize) -> impl Future<Output = Result<()>> + Send + 'static {
         let name = pool.into();
         let asked = match self.core().pool(&name) {
-            Ok(_) if size == 0 => {
-                Err(Error::config(format!("pool {name}: size is 0, it needs at least one worker")))
-            }
+            Ok(_) if size == 0 => Err(Error::config(format!("pool {name}: size is 0, it needs at least one worker"))),
             Ok(pool) => Ok(pool.addr.send(Resize { size })),
             Err(unknown) => Err(unknown),
         };
@@ -382,8 +378,7 @@ impl SnakeBridge {
         let core = Arc::clone(self.core());
         async move {
             let reports = join_all(core.pools.values().map(|pool| pool.addr.send(PoolStatus))).await;
-            let pools: Vec<PoolStats> =
-                reports.into_iter().flatten().map(|PoolReport { stats, .. }| stats).collect();
+            let pools: Vec<PoolStats> = reports.into_iter().flatten().map(|PoolReport { stats, .. }| stats).collect();
             let refs = core.registry.send(CountRefs).await.unwrap_or(0);
             Stats { pools, sessions: core.directory.all().len(), refs }
         }
@@ -484,10 +479,7 @@ impl SnakeBridge {
 }
 
 /// Ends the session of that id, if it lives, and resolves when nothing of it is left.
-pub(crate) fn end_session(
-    life: Arc<Life>,
-    id: Option<SessionId>,
-) -> impl Future<Output = Result<()>> + Send + 'static {
+pub(crate) fn end_session(life: Arc<Life>, id: Option<SessionId>) -> impl Future<Output = Result<()>> + Send + 'static {
     async move {
         let Some((state, actor)) = id.and_then(|id| life.core.directory.find(&id)) else { return Ok(()) };
         let (done, ended) = oneshot::channel();

@@ -18,7 +18,7 @@ use crate::wire::{Plan, Step};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt;
-use std::future::{Future, IntoFuture};
+use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -57,14 +57,14 @@ use tokio::sync::oneshot;
 /// # }
 /// ```
 #[must_use = "a call does nothing until it is awaited"]
-pub struct Call<R = Value> {
-    draft: Box<Draft>,
-    finish: Finish<R>,
-}
+pub struct Call<R = Value>(CallFuture<R>);
 
 /// Whose call it is.
 pub(crate) enum Origin {
-    Bridge { life: Arc<Life>, auto: Arc<Auto> },
+    Bridge {
+        life: Arc<Life>,
+        auto: Arc<Auto>,
+    },
     Session(Arc<SessionInner>),
     /// Of an object; its session is that of the call.
     Ref(Arc<Hold>),
@@ -126,11 +126,25 @@ impl Want {
 
 impl<R> Call<R> {
     fn as_wanted<S>(self, want: Want, decode: Decode<S>) -> Call<S> {
-        Call { draft: self.draft, finish: Finish { want, decode } }
+        Call(CallFuture::new(self.into_draft(), Finish { want, decode }))
+    }
+
+    fn draft(&mut self) -> &mut Draft {
+        match &mut self.0.state {
+            State::Draft(draft) => draft,
+            State::Waiting(_) | State::Over => panic!("a call was changed after it was polled"),
+        }
+    }
+
+    fn into_draft(self) -> Box<Draft> {
+        match self.0.state {
+            State::Draft(draft) => draft,
+            State::Waiting(_) | State::Over => panic!("a call was changed after it was polled"),
+        }
     }
 
     fn last(&mut self) -> &mut Args {
-        &mut self.draft.steps.last_mut().expect("a call has a first step").1
+        &mut self.draft().steps.last_mut().expect("a call has a first step").1
     }
 
     fn edit_last(mut self, edit: impl FnOnce(Args) -> Args) -> Self {
@@ -151,20 +165,20 @@ impl<R> Call<R> {
 
     /// The pool. Default: that of the refs that the call carries, else the bridge's default pool.
     pub fn pool(mut self, name: impl Into<PoolName>) -> Self {
-        self.draft.pool = Some(name.into());
+        self.draft().pool = Some(name.into());
         self
     }
 
     /// How it chooses its worker. Default: as its pool says.
     pub fn affinity(mut self, affinity: Affinity) -> Self {
-        self.draft.affinity = Some(affinity);
+        self.draft().affinity = Some(affinity);
         self
     }
 
     /// The session. Default: the `Session` it is made on, else that of the refs that it carries,
     /// else the automatic session of its handle.
     pub fn session(mut self, id: impl Into<SessionId>) -> Self {
-        self.draft.session = Some(id.into());
+        self.draft().session = Some(id.into());
         self
     }
 
@@ -187,20 +201,20 @@ impl<R> Call<R> {
     /// # }
     /// ```
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.draft.timeout = Some(timeout);
+        self.draft().timeout = Some(timeout);
         self
     }
 
     /// How long it may wait for a worker; then it gets `QueueTimeout`, and never begins. Default: as
     /// its pool says.
     pub fn queue_timeout(mut self, timeout: Duration) -> Self {
-        self.draft.queue_timeout = Some(timeout);
+        self.draft().queue_timeout = Some(timeout);
         self
     }
 
     fn then(mut self, step: Step, args: impl IntoArgs) -> Call {
-        self.draft.steps.push((step, args.into_args()));
-        Call { draft: self.draft, finish: Finish::value() }
+        self.draft().steps.push((step, args.into_args()));
+        Call(CallFuture::new(self.into_draft(), Finish::value()))
     }
 
     /// Then calls a method of the result; the name may be dotted.
@@ -255,7 +269,7 @@ impl<R> Call<R> {
     /// # Errors
     /// Awaited: `Convert` if the result does not fit without loss; else see [`enum@Error`].
     pub fn extract<T: DeserializeOwned + Send + 'static>(self) -> CallFuture<T> {
-        CallFuture::new(self.draft, Finish { want: Want::extract::<T>(), decode: pickle::decode::<T> })
+        CallFuture::new(self.into_draft(), Finish { want: Want::extract::<T>(), decode: pickle::decode::<T> })
     }
 
     /// Keeps the result in Python, whatever it is: an int too, or a module. See [`PyRef`].
@@ -263,7 +277,7 @@ impl<R> Call<R> {
     /// # Errors
     /// Awaited: see [`enum@Error`].
     pub fn into_ref(self) -> CallFuture<PyRef> {
-        CallFuture::new(self.draft, Finish { want: Want::reference(), decode: decode_ref })
+        CallFuture::new(self.into_draft(), Finish { want: Want::reference(), decode: decode_ref })
     }
 
     /// Drops the result in Python: for calls that are made for what they do.
@@ -271,7 +285,7 @@ impl<R> Call<R> {
     /// # Errors
     /// Awaited: see [`enum@Error`].
     pub fn discard(self) -> CallFuture<()> {
-        CallFuture::new(self.draft, Finish { want: Want::discard(), decode: |_, _, _| Ok(()) })
+        CallFuture::new(self.into_draft(), Finish { want: Want::discard(), decode: |_, _, _| Ok(()) })
     }
 }
 
@@ -306,7 +320,7 @@ impl Call<Value> {
             timeout: None,
             queue_timeout: None,
         };
-        Self { draft: Box::new(draft), finish: Finish::value() }
+        Self(CallFuture::new(Box::new(draft), Finish::value()))
     }
 
     pub(crate) fn wanting_ref(self) -> Call<PyRef> {
@@ -322,18 +336,20 @@ impl Call<Value> {
     }
 }
 
-impl<R> IntoFuture for Call<R> {
+impl<R> Future for Call<R> {
     type Output = Result<R>;
-    type IntoFuture = CallFuture<R>;
 
-    fn into_future(self) -> CallFuture<R> {
-        CallFuture::new(self.draft, self.finish)
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<R>> {
+        Pin::new(&mut self.0).poll(cx)
     }
 }
 
 impl<R> fmt::Debug for Call<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.draft.steps.iter().map(|(step, _)| step)).finish()
+        match &self.0.state {
+            State::Draft(draft) => f.debug_list().entries(draft.steps.iter().map(|(step, _)| step)).finish(),
+            State::Waiting(_) | State::Over => f.write_str("a call under way"),
+        }
     }
 }
 

@@ -115,9 +115,11 @@ impl Session {
     /// first call there.
     pub fn home(&self, pool: impl Into<PoolName>) -> impl Future<Output = Option<WorkerId>> + Send + 'static {
         let core = &self.0.life.core;
-        let asked = core.pools.get(&pool.into()).zip(core.directory.find(&self.0.id)).map(|(pool, (state, _))| {
-            pool.addr.send(HomeOf { session: state.key.clone() })
-        });
+        let asked = core
+            .pools
+            .get(&pool.into())
+            .zip(core.directory.find(&self.0.id))
+            .map(|(pool, (state, _))| pool.addr.send(HomeOf { session: state.key.clone() }));
         async move { asked?.await.ok().flatten() }
     }
 

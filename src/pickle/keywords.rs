@@ -47,7 +47,7 @@ impl Keywords {
     }
 }
 
-impl<'a> Serializer for &'a mut Keywords {
+impl Serializer for &mut Keywords {
     type Ok = ();
     type Error = PickleError;
     type SerializeSeq = Impossible<(), PickleError>;

@@ -95,6 +95,5 @@ pub(crate) fn decode_plain<T: DeserializeOwned>(body: &[u8]) -> Result<T, Decode
 /// As [`decode`].
 pub(crate) fn decode_value(body: &[u8], refs: &RefSource, budget: &Budget) -> Result<Value, DecodeError> {
     let (nodes, root) = parse::parse(body, Some(refs), budget)?;
-    let root = nodes.root(root);
-    value::to_value(root).map_err(|expected| DecodeError::convert(expected.to_owned(), value::describe(root)))
+    value::value_of_tree(nodes.root(root)).map_err(|error| DecodeError::Convert(error.into_convert(Ran::Yes)))
 }

@@ -80,7 +80,7 @@ pub(super) fn write_int(out: &mut Vec<u8>, value: i64) {
     let bytes = value.to_le_bytes();
     match value {
         0..=0xff => out.extend([BININT1, bytes[0]]),
-        0..=0xffff => out.extend([BININT2, bytes[0], bytes[1]]),
+        0x100..=0xffff => out.extend([BININT2, bytes[0], bytes[1]]),
         _ if i32::try_from(value).is_ok() => {
             out.push(BININT);
             out.extend_from_slice(&bytes[..4]);
@@ -239,7 +239,7 @@ fn time_parts(time: NaiveTime) -> Result<[i64; 4], &'static str> {
     if nanos >= 1_000_000_000 {
         return Err("a leap second, which Python does not have");
     }
-    if nanos % 1_000 != 0 {
+    if !nanos.is_multiple_of(1_000) {
         return Err("a fraction of a microsecond, which Python does not have");
     }
     Ok([time.hour().into(), time.minute().into(), time.second().into(), (nanos / 1_000).into()])

@@ -242,7 +242,7 @@ impl<'a> Parser<'a, '_> {
         let at = self.top(count)?;
         let parent = *self.stack[..at].last().ok_or_else(underflow)?;
         self.nodes.attach(parent, &self.stack[at..])?;
-        if count % 2 != 0 {
+        if !count.is_multiple_of(2) {
             return Err(DecodeError::malformed("a key without a value"));
         }
         match self.nodes.node_mut(parent) {

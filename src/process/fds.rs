@@ -66,6 +66,8 @@ pub(super) fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> i
         match rustix::net::sendmsg(&socket, &[IoSlice::new(bytes)], &mut rights, SendFlags::NOSIGNAL) {
             Ok(_) => return Ok(()),
             Err(Errno::INTR) => {}
+            // Too many descriptors are on their way, in all sockets of this user: as good as full.
+            Err(Errno::TOOMANYREFS) => return Err(io::ErrorKind::WouldBlock.into()),
             Err(error) => return Err(error.into()),
         }
     }

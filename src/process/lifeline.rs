@@ -1,6 +1,7 @@
 //! What ties a worker's life to this side, and what tells of its death.
 
 use super::fds;
+use rustix::net::Shutdown;
 use rustix::process::Signal;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -9,17 +10,30 @@ use std::task::{Context, Poll, ready};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// The host's end of a worker's lifeline: when it closes, for whatever reason, the kernel kills the
-/// worker's whole process group.
+/// The host's end of a lifeline: when it closes, for whatever reason, the kernel kills the worker's
+/// whole process group, and a zygote ends with all its workers.
 #[derive(Debug)]
 #[must_use = "dropping it kills the worker"]
 pub(crate) struct Lifeline {
-    _end: OwnedFd,
+    end: OwnedFd,
 }
 
 impl Lifeline {
     pub(super) fn new(end: OwnedFd) -> Self {
-        Self { _end: end }
+        Self { end }
+    }
+
+    #[cfg(test)]
+    pub(super) fn duplicate(&self) -> OwnedFd {
+        self.end.try_clone().expect("a descriptor is left")
+    }
+}
+
+impl Drop for Lifeline {
+    fn drop(&mut self) {
+        // Closing alone is not enough while a fork of this process, on its way to an exec or not,
+        // holds the descriptor too. That it fails for a worker which is dead already does not matter.
+        let _ = rustix::net::shutdown(&self.end, Shutdown::Both);
     }
 }
 

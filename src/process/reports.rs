@@ -40,6 +40,9 @@ pub(super) enum Report {
     Exited { id: u64, status: i32, max_rss: u64 },
 }
 
+/// A report with the descriptor that came along.
+pub(super) type Received = (Report, Option<OwnedFd>);
+
 /// The control socket, with what waits to be sent on it and who is known behind it.
 #[derive(Debug)]
 pub(super) struct Control {
@@ -120,7 +123,7 @@ impl Control {
     }
 
     /// The next report; `None` at the end.
-    pub(super) fn poll_report(&self, cx: &mut Context<'_>) -> Poll<io::Result<Option<(Report, Option<OwnedFd>)>>> {
+    pub(super) fn poll_report(&self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Received>>> {
         let mut bytes = vec![0; REPORT_LIMIT];
         loop {
             let mut guard = ready!(self.socket.poll_read_ready(cx))?;
@@ -230,5 +233,36 @@ impl Stream for ZygoteEvents {
             }
             None => Poll::Pending,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Link;
+    use super::*;
+
+    #[tokio::test]
+    async fn requests_that_a_full_socket_does_not_take_wait_in_order() {
+        let (here, far) = fds::message_pair().expect("a pair");
+        let control = Control::new(here).expect("a runtime");
+        let mut sent = 0;
+        while control.state().waiting.len() < 3 {
+            let (_, ends) = Link::new(&WorkerId::new("test".into(), sent, 1), 1).expect("a link");
+            control.request(&WorkerId::new("test".into(), sent, 1), 0, ends).expect("it is taken or waits");
+            sent += 1;
+            assert!(sent < 5_000, "a bounded socket");
+        }
+        let mut bytes = [0; 1024];
+        for expected in 0..sent {
+            let (length, fds) = fds::recv(&far, &mut bytes).expect("a request");
+            let text = String::from_utf8_lossy(&bytes[..length]).into_owned();
+            assert!(text.contains(&format!("\"test/{expected}#1\"")) && fds.len() == 6, "{text}");
+            let flushed = tokio::time::timeout(
+                std::time::Duration::from_millis(if expected == 0 { 100 } else { 0 }),
+                std::future::poll_fn(|cx| control.poll_flushed(cx)),
+            );
+            let _ = flushed.await;
+        }
+        assert!(control.state().waiting.is_empty());
     }
 }

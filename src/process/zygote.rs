@@ -2,7 +2,7 @@
 
 use super::reports::{Control, Report, ZygoteEvents};
 use super::spawn::{self, Program, ZygoteFds};
-use super::{Link, Output, fds};
+use super::{Lifeline, Link, Output, fds};
 use crate::config::{PoolConfig, StartMethod};
 use crate::id::{PoolName, WorkerId};
 use crate::python::{self, Interpreter, Modules};
@@ -118,7 +118,7 @@ pub(crate) struct Zygote {
     concurrency: usize,
     guarantees: Guarantees,
     /// Its closing is what ends the zygote.
-    _lifeline: OwnedFd,
+    _lifeline: Lifeline,
 }
 
 impl Zygote {
@@ -155,7 +155,7 @@ impl Zygote {
 /// A zygote between its spawn and its readiness.
 struct Begun {
     control: Arc<Control>,
-    lifeline: OwnedFd,
+    lifeline: Lifeline,
     output: Output,
     starting: tokio::sync::oneshot::Receiver<io::Result<spawn::Reaped>>,
 }
@@ -178,7 +178,7 @@ impl Begun {
         };
         let control = Arc::new(Control::new(control)?);
         let output = Output::capture(&spec.pool, &format!("{}/zygote", spec.pool), stdout, stderr)?;
-        Ok(Self { control, lifeline, output, starting: spawn::spawn(program)? })
+        Ok(Self { control, lifeline: Lifeline::new(lifeline), output, starting: spawn::spawn(program)? })
     }
 
     async fn ready(self, spec: &ZygoteSpec) -> Result<(Zygote, ZygoteEvents), StartError> {

@@ -26,6 +26,7 @@ const SOURCES: &[(&str, &str, &str)] = sources! {
     "snakebridge_worker.loop": "snakebridge_worker/loop.py",
     "snakebridge_worker.page": "snakebridge_worker/page.py",
     "snakebridge_worker.plans": "snakebridge_worker/plans.py",
+    "snakebridge_worker.prepare": "snakebridge_worker/prepare.py",
     "snakebridge_worker.refs": "snakebridge_worker/refs.py",
     "snakebridge_worker.shapes": "snakebridge_worker/shapes.py",
     "snakebridge_worker.start": "snakebridge_worker/start.py",

@@ -339,6 +339,17 @@ impl Lane {
         self.open.len()
     }
 
+    /// Whether it remembers nothing of any call.
+    #[cfg(test)]
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.open.is_empty()
+            && self.seqs.is_empty()
+            && self.seats.is_empty()
+            && self.awaited.is_empty()
+            && self.timers.is_empty()
+            && self.entries.iter().all(|calls| *calls == 0)
+    }
+
     fn revoke(&mut self, seq: u64, wish: Wish) {
         let Some(call) = self.open.get_mut(&seq).filter(|call| call.stage == Stage::Sent) else { return };
         call.stage = Stage::Revoking(wish);
@@ -412,3 +423,6 @@ impl Lane {
         call
     }
 }
+
+#[cfg(test)]
+mod tests;

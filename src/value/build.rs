@@ -115,7 +115,7 @@ impl ops::Index<&str> for Value {
     type Output = Value;
 
     fn index(&self, key: &str) -> &Value {
-        self.get(key).unwrap_or_else(|| panic!("no key {key:?} in {}", super::describe(self)))
+        self.get(key).unwrap_or_else(|| panic!("no key {key:?} in {}", super::view::describe(self)))
     }
 }
 
@@ -125,7 +125,7 @@ impl ops::Index<usize> for Value {
     type Output = Value;
 
     fn index(&self, position: usize) -> &Value {
-        self.get(position).unwrap_or_else(|| panic!("no position {position} in {}", super::describe(self)))
+        self.get(position).unwrap_or_else(|| panic!("no position {position} in {}", super::view::describe(self)))
     }
 }
 

@@ -300,9 +300,10 @@ impl<'de, N: Tree<'de>> Deserializer<'de> for De<'_, N> {
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, DeError> {
         let done = match (name, self.node.view()) {
-            (magic::VALUE, _) => to_value(self.node)
-                .map_err(|expected| self.misfit(expected))
-                .and_then(|value| self.ticket(value, visitor)),
+            (magic::VALUE, _) => match to_value(self.node) {
+                Ok(value) => self.ticket(value, visitor),
+                Err(unholdable) => Err(unholdable.under(self.path.borrow()[..self.depth].to_vec())),
+            },
             (magic::REF, View::Ref(handle) | View::Stream(handle)) => self.ticket(Value::Ref(handle.clone()), visitor),
             (magic::REF, _) => Err(self.misfit("a reference to a Python object")),
             _ => visitor.visit_newtype_struct(self),
@@ -490,12 +491,49 @@ impl<'de, N: Tree<'de>> VariantAccess<'de> for Variant<'_, N> {
     }
 }
 
-/// The tree as a `Value`. What a `Value` cannot hold is named in the error.
-///
+/// The tree as a `Value`.
+pub(crate) fn value_of_tree<'de, N: Tree<'de>>(node: N) -> Result<Value, DeError> {
+    to_value(node).map_err(|unholdable| unholdable.under(Vec::new()))
+}
+
+/// What no `Value` can hold, and where it stands: the way there, innermost first.
+struct Unholdable<N> {
+    expected: &'static str,
+    node: N,
+    way: Vec<Segment<N>>,
+}
+
+impl<'de, N: Tree<'de>> Unholdable<N> {
+    #[cold]
+    fn new(expected: &'static str, node: N) -> Box<Self> {
+        Box::new(Self { expected, node, way: Vec::new() })
+    }
+
+    #[cold]
+    fn inside(mut self: Box<Self>, segment: Segment<N>) -> Box<Self> {
+        self.way.push(segment);
+        self
+    }
+
+    fn under(self: Box<Self>, mut path: Vec<Segment<N>>) -> DeError {
+        path.extend(self.way.into_iter().rev());
+        let mut error = DeError::new(self.expected);
+        error.0.path = Some(render(&path));
+        error.0.found = Some(describe(self.node));
+        error
+    }
+}
+
 /// It recurses to the tree's depth, which a parsed pickle bounds; a `Value` never comes here deeper
 /// than what its owner could drop.
-pub(crate) fn to_value<'de, N: Tree<'de>>(node: N) -> Result<Value, &'static str> {
-    let all = |items: N::Items| items.map(to_value).collect::<Result<Vec<_>, _>>();
+fn to_value<'de, N: Tree<'de>>(node: N) -> Result<Value, Box<Unholdable<N>>> {
+    let all = |items: N::Items| -> Result<Vec<Value>, Box<Unholdable<N>>> {
+        let mut values = Vec::with_capacity(items.len());
+        for (position, item) in items.enumerate() {
+            values.push(to_value(item).map_err(|error| error.inside(Segment::Index(position)))?);
+        }
+        Ok(values)
+    };
     Ok(match node.view() {
         View::None => Value::None,
         View::Bool(value) => Value::Bool(value),
@@ -504,7 +542,7 @@ pub(crate) fn to_value<'de, N: Tree<'de>>(node: N) -> Result<Value, &'static str
         View::Float(value) => Value::Float(value),
         View::Complex(re, im) => Value::Complex { re, im },
         View::Str(text) => Value::Str(text.to_owned()),
-        View::BadStr => return Err("str that is valid UTF-8, everywhere"),
+        View::BadStr => return Err(Unholdable::new("valid UTF-8", node)),
         View::Bytes(bytes) => Value::Bytes(bytes.into()),
         View::Seq(SeqKind::List, items) => Value::List(all(items)?),
         View::Seq(SeqKind::Tuple, items) | View::Record(_, items) => Value::Tuple(all(items)?),
@@ -512,8 +550,12 @@ pub(crate) fn to_value<'de, N: Tree<'de>>(node: N) -> Result<Value, &'static str
         View::Seq(SeqKind::FrozenSet, items) => Value::FrozenSet(all(items)?),
         View::Dict(pairs) => {
             // The keys of a Python dict differ already.
-            let entries = pairs.map(|(key, value)| Ok((to_value(key)?, to_value(value)?)));
-            Value::Dict(super::Dict(entries.collect::<Result<_, &'static str>>()?))
+            let mut entries = Vec::with_capacity(pairs.len());
+            for (key, value) in pairs {
+                let inside = |error: Box<Unholdable<N>>| error.inside(Segment::Key(key));
+                entries.push((to_value(key).map_err(inside)?, to_value(value).map_err(inside)?));
+            }
+            Value::Dict(super::Dict(entries))
         }
         View::DateTime(value) => Value::DateTime(value),
         View::DateTimeTz(value) => Value::DateTimeTz(value),
@@ -524,7 +566,7 @@ pub(crate) fn to_value<'de, N: Tree<'de>>(node: N) -> Result<Value, &'static str
         View::Uuid(value) => Value::Uuid(value),
         View::Ref(handle) => Value::Ref(handle.clone()),
         View::Stream(handle) => Value::Stream(handle.clone()),
-        View::Opaque(..) => return Err("plain data or refs"),
+        View::Opaque(..) => return Err(Unholdable::new("plain data or a ref", node)),
     })
 }
 

@@ -20,7 +20,7 @@ pub use self::dict::Dict;
 pub(crate) use self::iso::delta_parts;
 pub use self::pyref::PyRef;
 pub(crate) use self::{
-    de::{from_tree, to_value},
+    de::{from_tree, value_of_tree},
     pyref::{RefOwner, RefSource},
     view::{SeqKind, Tree, View, describe},
 };
@@ -85,7 +85,8 @@ pub enum Value {
     FrozenSet(Vec<Value>),
     /// A `datetime.datetime` without a time zone.
     DateTime(NaiveDateTime),
-    /// A `datetime.datetime` with a fixed offset from UTC.
+    /// A `datetime.datetime` with a fixed offset from UTC. One with a named zone (`zoneinfo`) is a
+    /// [`Ref`](Value::Ref), since an offset is not all that it says.
     DateTimeTz(DateTime<FixedOffset>),
     /// `datetime.date`
     Date(NaiveDate),

@@ -8,7 +8,7 @@ mod plan;
 
 pub(crate) use plan::{Plan, Step};
 
-use bincode::config::{Configuration, Fixint, LittleEndian, Limit};
+use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 use bincode::{Decode, Encode};
 
 /// Both sides say it in their first message; they are built together, so it differs only by mistake.

@@ -3,4 +3,10 @@
 
 mod support;
 
+mod endings;
+mod failures;
+mod input;
+mod queue;
 mod reference;
+mod sessions;
+mod supervision;

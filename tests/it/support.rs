@@ -197,3 +197,18 @@ impl std::io::Write for Writer {
         Ok(())
     }
 }
+
+/// Runs a test in a process of its own, for what counts descriptors or threads: `false` in the process
+/// that only waits for it.
+pub fn alone(test: &str) -> bool {
+    const ALONE: &str = "SNAKEBRIDGE_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let this = std::env::current_exe().expect("the path of this program");
+    let mut command = std::process::Command::new(this);
+    let output = command.args([test, "--exact", "--nocapture"]).env(ALONE, "1").output().expect("this program runs");
+    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success() && text.contains("1 passed"), "{test} failed alone:\n{text}");
+    false
+}

@@ -38,11 +38,12 @@ Link = Tuple[str, str, str, str, List[Tuple[str, int, str]], List[str]]
 
 def describe(exc: BaseException) -> bytes:
     """The exception and its causes, outermost first, pickled as plain data. Never raises."""
-    chain: List[Link] = []
     try:
         links = _links(exc)
-        for place, link in enumerate(links):
-            chain.append(_link(link, links[place:]))
+        messages = [_message(link) for link in links]
+        # What is small enough Python itself prints, with all its causes.
+        whole = len(links) < _MOST_LINKS and all(len(message) <= _LONGEST for message in messages)
+        chain = [_link(link, message, whole) for link, message in zip(links, messages)]
     except BaseException as error:  # the one place: nothing of the caller's may pass
         chain = [_last_resort(exc, error)]
     return pickle.dumps(chain, 5)
@@ -67,16 +68,16 @@ def _cause(exc: BaseException) -> Optional[BaseException]:
     return cause
 
 
-def _link(exc: BaseException, rest: List[BaseException]) -> Link:
-    kind = type(exc)
-    name = _guarded(lambda: _name(kind), "?")
-    module = _guarded(lambda: _module(kind), "?")
-    message = _message(exc)
+def _link(exc: BaseException, message: str, whole: bool) -> Link:
+    name = _guarded(lambda: _name(type(exc)), "?")
+    module = _guarded(lambda: _module(type(exc)), "?")
+    plain = _plain_text(name, module, message)
+    text = _guarded(lambda: _with_causes(exc), "") if whole else ""
     return (
         name,
         module,
         message,
-        _guarded(lambda: _traceback(exc, rest), "") or _plain_text(name, module, message),
+        text or _guarded(lambda: _alone(exc, plain), plain),
         _guarded(lambda: _frames(exc), []),
         _guarded(lambda: _notes(exc), []),
     )
@@ -133,26 +134,18 @@ def _plain_text(name: str, module: str, message: str) -> str:
     return f"{where}{name}: {message}\n" if message else f"{where}{name}\n"
 
 
-def _traceback(exc: BaseException, rest: List[BaseException]) -> str:
-    """As Python prints it, with the causes; without them where they are too many."""
-    if len(rest) == _MOST_LINKS or any(_is_huge(link) for link in rest):
-        return _alone(exc)
-    whole = traceback.TracebackException(
+def _with_causes(exc: BaseException) -> str:
+    printed = traceback.TracebackException(
         type(exc), exc, BaseException.__traceback__.__get__(exc), limit=_MOST_PRINTED, compact=True
     )
-    _strip(whole)
-    return _clean_traceback("".join(whole.format()))
+    _strip(printed)
+    return _clean_traceback("".join(printed.format()))
 
 
-def _alone(exc: BaseException) -> str:
+def _alone(exc: BaseException, plain: str) -> str:
     frames = _without_own(traceback.extract_tb(BaseException.__traceback__.__get__(exc), _MOST_FRAMES))
     head = ["Traceback (most recent call last):\n", *frames.format()] if frames else []
-    kind = type(exc)
-    return _clean_traceback("".join(head) + _plain_text(_name(kind), _module(kind), _message(exc)))
-
-
-def _is_huge(exc: BaseException) -> bool:
-    return len(_message(exc)) > _LONGEST
+    return _clean_traceback("".join(head) + plain)
 
 
 def _clean_traceback(text: str) -> str:

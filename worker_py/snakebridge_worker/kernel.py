@@ -2,6 +2,7 @@
 
 import ctypes
 import fcntl
+import functools
 import os
 import select
 import signal
@@ -26,9 +27,13 @@ SYS_MEMFD_CREATE = {"x86_64": 319, "aarch64": 279, "riscv64": 279, "ppc64le": 36
 POLL_HANGUP = select.POLLIN | select.POLLHUP | select.POLLERR | 0x2000  # POLLRDHUP
 
 
+@functools.lru_cache(None)
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
 def _call(name: str, *arguments: int) -> int:
-    libc = ctypes.CDLL(None, use_errno=True)
-    result = getattr(libc, name)(*(ctypes.c_long(argument) for argument in arguments))
+    result = getattr(_libc(), name)(*(ctypes.c_long(argument) for argument in arguments))
     if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, f"{name}: {os.strerror(code)}")

@@ -126,6 +126,20 @@ PLAIN = ATOMS | CONTAINERS | frozenset(REDUCERS)
 MISSING = object()
 
 
+def class_of(obj: Any) -> Tuple[str, str, bool]:
+    """Module and name of an object's class, and whether it is one of iterators."""
+    kind = type(obj)
+    known = _classes.get(kind)
+    if known is None:
+        if len(_classes) >= _MOST_CLASSES:
+            _classes.clear()
+        known = _classes[kind] = (*name_of(kind), _is_iterator(kind))
+    return known
+
+
+_classes: Dict[type, Tuple[str, str, bool]] = {}
+
+
 def name_of(kind: type) -> Tuple[str, str]:
     """Module and qualified name of a class, read past a metaclass that may lie."""
     module = type.__dict__["__module__"].__get__(kind)
@@ -139,8 +153,7 @@ def _short(text: Any) -> str:
     return str.__getitem__(text, slice(0, _LONGEST_NAME)).encode("utf-8", "replace").decode("utf-8")
 
 
-def is_iterator(obj: Any) -> bool:
-    kind = type(obj)
+def _is_iterator(kind: type) -> bool:
     # By the class, not `isinstance`: that asks the object, which may lie.
     if issubclass(kind, (abc.Iterator, abc.AsyncIterator)):
         return not issubclass(kind, io.IOBase)
@@ -153,12 +166,14 @@ def numpy_scalar(obj: Any) -> Any:
     generic = getattr(numpy, "generic", None)
     if generic is None or not issubclass(type(obj), generic):
         return MISSING
-    if issubclass(type(obj), (numpy.datetime64, numpy.timedelta64)):
-        exact = obj.astype(obj.dtype.str[:2] + "8[us]")
-        if exact != obj:
-            return MISSING
-        obj = exact
     item = obj.item()
+    if issubclass(type(obj), (numpy.datetime64, numpy.timedelta64)):
+        if type(item) is int:
+            # A finer unit than Python has, or a time out of its range, is given as a bare number.
+            exact = obj.astype(obj.dtype.str[:2] + "8[us]")
+            item = exact.item() if exact == obj else None
+        # NaT is None here.
+        return MISSING if item is None or type(item) is int else item
     return item if type(item) in PLAIN and type(item) not in CONTAINERS else MISSING
 
 
@@ -296,9 +311,9 @@ def bounded(items: Any) -> List[Any]:
     return out
 
 
-def collect(items: Any) -> Any:
-    """An iterator as a list; an async one as it is."""
-    return bounded(items) if issubclass(type(items), abc.Iterator) else items
+def collect(obj: Any) -> Any:
+    """An iterator as a list; anything else, an async iterator too, as it is."""
+    return bounded(obj) if type(obj) not in PLAIN and class_of(obj)[2] and issubclass(type(obj), abc.Iterator) else obj
 
 
 class Wanted:

@@ -16,7 +16,12 @@ import types
 import uuid
 from array import array
 
-from snakebridge_worker import codec, errors, refs
+try:
+    import numpy
+except ImportError:
+    numpy = None
+
+from snakebridge_worker import codec, errors, kinds, refs
 
 
 @dataclasses.dataclass
@@ -196,6 +201,9 @@ def answer(operation, want, payload):
             exec(compile(payload.decode(), "<test>", "exec"), {"errors": errors})
         except BaseException as error:
             return errors.describe(error)
+    if operation == b"S":  # a statement, here
+        exec(payload.decode(), globals())
+        return b""
     if operation == b"L":
         return str(len(table)).encode()
     raise ValueError(operation)

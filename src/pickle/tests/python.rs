@@ -19,12 +19,11 @@ pub(super) struct Python {
 pub(super) fn all() -> Vec<Python> {
     let home = std::env::var("PYENV_ROOT").map(PathBuf::from);
     let home = home.or_else(|_| std::env::var("HOME").map(|home| Path::new(&home).join(".pyenv")));
-    let mut found = vec![PathBuf::from("python3")];
-    if let Ok(versions) =
-        home.and_then(|home| Ok(std::fs::read_dir(home.join("versions")).map(Vec::from_iter).unwrap_or_default()))
-    {
-        found.extend(versions.into_iter().flatten().map(|version| version.path().join("bin/python3")));
-    }
+    // First, so that it stands for its version: it may have libraries that the others have not.
+    let chosen = std::env::var_os("SNAKEBRIDGE_PYTHON").map(PathBuf::from);
+    let mut found: Vec<_> = chosen.into_iter().chain([PathBuf::from("python3")]).collect();
+    let versions = home.ok().and_then(|home| std::fs::read_dir(home.join("versions")).ok());
+    found.extend(versions.into_iter().flatten().flatten().map(|version| version.path().join("bin/python3")));
     let mut pythons: Vec<Python> = Vec::new();
     for path in found {
         let Some(version) = version(&path) else { continue };

@@ -253,9 +253,12 @@ fn extract_takes_objects_by_value_as_the_type_asks() {
     }
 }
 
+/// Asks for the expression as some type, and says why that failed.
+type Failure = fn(&mut super::python::Python, &str) -> Option<String>;
+
 #[test]
 fn what_does_not_fit_is_named_with_its_place() {
-    let cases: &[(&str, fn(&mut super::python::Python, &str) -> Option<String>, &str)] = &[
+    let cases: &[(&str, Failure, &str)] = &[
         ("[1, 300]", |p, e| p.extract::<Vec<u8>>(e).err(), "result at [1]: expected u8, found int 300"),
         ("-1", |p, e| p.extract::<u64>(e).err(), "result: expected u64, found int -1"),
         ("2**200", |p, e| p.extract::<i64>(e).err(), "result: expected i64, found int of 201 bits"),
@@ -268,6 +271,7 @@ fn what_does_not_fit_is_named_with_its_place() {
         ("1e300", |p, e| p.extract::<f32>(e).err(), "result: expected f32, found float 1e+300"),
         ("{'x': 1, 2: 3}", |p, e| p.extract::<Point>(e).err(), "result at [2]: expected a str as key, found int 2"),
         ("{'x': 1}", |p, e| p.extract::<Point>(e).err(), "result: expected a key `y`, found dict of length 1"),
+        ("[1, {'k': '\\ud800'}]", |p, e| p.value(e).err(), "path: \"[1].k\", expected: \"valid UTF-8\""),
         (
             "['a', '\\ud800']",
             |p, e| p.extract::<Vec<String>>(e).err(),
@@ -309,6 +313,48 @@ fn what_does_not_fit_is_named_with_its_place() {
         }
         assert_eq!(before, python.ask(b'L', &[], &[]), "a failed encode leaves no ref");
         assert!(python.value("deep(399)").is_ok() && python.value("deep(400)").is_ok());
+    }
+}
+
+#[test]
+fn a_generator_is_collected_up_to_the_budget_and_not_past_it() {
+    for mut python in all() {
+        python.ask(b'S', &[], b"kinds.MOST_NODES = 10").expect("a statement");
+        assert_eq!(python.extract::<Vec<u8>>("(x for x in range(9))").map(|items| items.len()), Ok(9));
+        assert_eq!(python.extract::<Vec<u8>>("(x for x in range(10))").map(|items| items.len()), Ok(10));
+        let error = python.extract::<Vec<u8>>("(x for x in range(11))").expect_err("one too many");
+        assert!(error.contains("EncodeError: the result has more than 10 values"), "{error}");
+    }
+}
+
+/// Runs where numpy is; `SNAKEBRIDGE_PYTHON` can name such an interpreter.
+#[test]
+fn numpy_scalars_are_plain_and_arrays_are_sequences_when_asked() {
+    for mut python in all() {
+        if python.extract("numpy is None") == Ok(true) {
+            continue;
+        }
+        let p = &mut python;
+        let plain =
+            "[numpy.float64(1.5), numpy.int32(3), numpy.bool_(True), numpy.str_('a'), numpy.datetime64('2024-01-01')]";
+        assert_eq!(p.value(plain).expect("plain").to_string(), "[1.5, 3, True, 'a', datetime.date(2024, 1, 1)]");
+        let exact = "numpy.datetime64('2024-01-01T00:00:00.000001000')";
+        assert_eq!(p.value(exact).expect("plain").to_string(), "datetime.datetime(2024, 1, 1, 0, 0, 0, 1)");
+        for kept in [
+            "numpy.datetime64('2024-01-01T00:00:00.000000001')",
+            "numpy.datetime64('NaT')",
+            "numpy.longdouble(1)",
+            "numpy.array([1])",
+        ] {
+            assert!(matches!(p.value(kept), Ok(Value::Ref(_))), "{kept}");
+        }
+        assert_eq!(p.extract("numpy.array([[1, 2], [3, 4]])"), Ok(vec![vec![1, 2], vec![3, 4]]));
+        assert_eq!(p.extract("numpy.array(1.5)"), Ok(1.5));
+        assert_eq!(p.extract("numpy.float32(0.5)"), Ok(0.5));
+        assert_eq!(
+            p.extract::<PyRef>("numpy.array([1])").map(|array| array.type_name().to_owned()),
+            Ok("ndarray".to_owned())
+        );
     }
 }
 
@@ -411,6 +457,15 @@ fn keywords_come_one_by_one() {
     assert_eq!(names(to_keywords(&Value::Dict(dict)).expect("a dict")), ["b", "a"]);
     let error = to_keywords(&BTreeMap::from([("k", BTreeMap::from([(vec![1], 2)]))])).expect_err("a list as key");
     assert_eq!(error.path, "k");
+}
+
+#[test]
+fn a_ref_that_the_worker_does_not_hold_is_said_to_be_missing() {
+    let handle = super::source().make(crate::RefId(999), "m", "t");
+    for mut python in all() {
+        let error = python.seen(&vec![&handle]).expect_err("there is no such object");
+        assert_eq!(error, "RefNotFound: no object ref-999 is held here");
+    }
 }
 
 /// How many random values go each way, on each interpreter.

@@ -64,10 +64,48 @@ time.sleep(0.1)";
 #[test]
 fn host() {
     let Ok(name) = std::env::var(SCENE) else { return };
+    if name == REPEAT {
+        return start_and_stop_again_and_again();
+    }
     let (_, scene) = SCENES.iter().find(|(known, _)| *known == name).expect("a known scene");
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     runtime.block_on(play(*scene));
+}
+
+const REPEAT: &str = "repeat";
+
+/// Says `ready` when as many descriptors and threads are left as there were after the first round.
+fn start_and_stop_again_and_again() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let count = || ["fd", "task"].map(|what| std::fs::read_dir(format!("/proc/self/{what}")).expect("proc").count());
+    let round = || {
+        let marked = Marked(std::env::var(MARKER).expect("set by the test"));
+        runtime.block_on(async {
+            let (mut zygote, mut events) = start(spec(&marked)).await;
+            let mut link = zygote.fork(&worker(0), 0).expect("a fork");
+            forked(&mut events).await;
+            link.outgoing.put(&[b"body"]).expect("room");
+            ask(&mut link, "incoming.view(0, 4); outgoing.put([b'body'], 4)").await;
+            link.incoming.take(super::super::BlockName { index: 0, len: 4 }).expect("a body");
+            drop((zygote, link));
+            while soon(events.next()).await.is_some() {}
+        });
+    };
+    // The runtime runs a little for the readers that were stopped, the zygote's thread for its end.
+    let rest = || runtime.block_on(async { tokio::time::sleep(Duration::from_millis(2)).await });
+    round();
+    (0..50).for_each(|_| rest());
+    let before = count();
+    for _ in 0..20 {
+        round();
+    }
+    let start = Instant::now();
+    while count() != before {
+        assert!(start.elapsed() < LIMIT, "{before:?} descriptors and threads have become {:?}", count());
+        rest();
+    }
+    write_line("ready");
 }
 
 async fn play(scene: Scene) {
@@ -134,12 +172,21 @@ struct Host {
 
 impl Host {
     fn run(scene: &str) -> Self {
+        // The idle one searches, through whatever shim there is; the others begin with their zygote.
+        Self::run_with(scene, (scene != "idle").then(|| interpreter().executable))
+    }
+
+    fn run_with(scene: &str, python: Option<PathBuf>) -> Self {
         let files = Files::new(&[
             ("slow.py", "import time\nfor _ in range(10): time.sleep(0.02)\n"),
             ("threaded.py", "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"),
         ]);
         let marked = Marked::new();
-        let child = Command::new(std::env::current_exe().expect("this program has a path"))
+        let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
+        if let Some(python) = python {
+            command.env("SNAKEBRIDGE_PYTHON", python);
+        }
+        let child = command
             .args(["--exact", "process::tests::hosts::host", "--nocapture", "--test-threads=1"])
             .env(SCENE, scene)
             .env(MARKER, &marked.0)
@@ -193,6 +240,25 @@ fn nothing_outlives_a_host_that_is_killed() {
         let expected = 3 + if scene.code == STUCK { 2 } else { 0 } + if scene.code == DAEMONS { 4 } else { 0 };
         assert_eq!(there, expected, "{name}: {:?}", host.marked.processes());
         host.kill();
+    }
+}
+
+#[test]
+fn starting_and_stopping_leaves_no_descriptor_and_no_thread() {
+    let mut host = Host::run(REPEAT);
+    host.ready();
+    host.kill();
+}
+
+#[test]
+fn nothing_outlives_a_host_on_any_python() {
+    for python in interpreters() {
+        for scene in ["stuck", "stuck exec", "stuck without lifeline"] {
+            let mut host = Host::run_with(scene, Some(python.executable.clone()));
+            host.ready();
+            assert_eq!(host.marked.processes().len(), 5, "{scene} {python:?}");
+            host.kill();
+        }
     }
 }
 

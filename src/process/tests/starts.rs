@@ -5,7 +5,7 @@ use crate::config::StartMethod;
 use std::os::unix::fs::PermissionsExt;
 
 async fn failure(spec: ZygoteSpec) -> super::super::StartError {
-    soon(Zygote::start(spec)).await.err().expect("this cannot start")
+    soon(Zygote::start(spec)).await.expect_err("this cannot start")
 }
 
 #[tokio::test]
@@ -233,5 +233,30 @@ async fn what_a_preload_started_ends_with_the_zygote() {
         }
         drop(zygote);
         marked.assert_gone_within(Duration::from_secs(1));
+    }
+}
+
+#[tokio::test]
+async fn a_virtual_environment_is_used_with_its_own_packages() {
+    for base in interpreters() {
+        let (major, minor, _) = base.version;
+        let home = base.executable.parent().expect("a directory").display().to_string();
+        let files = Files::new(&[("pyvenv.cfg", &format!("home = {home}\ninclude-system-site-packages = false\n"))]);
+        let packages = files.0.join(format!("lib/python{major}.{minor}/site-packages"));
+        std::fs::create_dir_all(&packages).expect("directories");
+        std::fs::create_dir_all(files.0.join("bin")).expect("directories");
+        std::fs::write(packages.join("only_here.py"), "x = 1\n").expect("a module");
+        std::os::unix::fs::symlink(&base.executable, files.0.join("bin/python")).expect("a link");
+        for method in [StartMethod::Zygote, StartMethod::Exec] {
+            let marked = Marked::new();
+            let mut spec = spec(&marked);
+            spec.interpreter = python::find(&PoolConfig::new("test").venv(&files.0)).expect("it is there");
+            spec.start_method = method;
+            let (mut zygote, _events) = start(spec).await;
+            let mut link = zygote.fork(&worker(0), 0).expect("a fork");
+            let code = "import only_here; answer = only_here.x, sys.prefix != sys.base_prefix, \
+                        any(entry.startswith(sys.base_prefix) and 'site-packages' in entry for entry in sys.path)";
+            assert_eq!(ask(&mut link, code).await, "(1, True, False)", "{base:?} {method:?}");
+        }
     }
 }

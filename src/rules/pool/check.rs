@@ -152,3 +152,52 @@ impl Pool {
         self.workers.get(&worker.into()).map(|worker| worker.leases.iter().copied().collect()).unwrap_or_default()
     }
 }
+
+/// 64 strict sessions with one call outstanding each on two workers; run it in release, by hand.
+#[test]
+#[ignore = "a measurement"]
+#[expect(clippy::disallowed_methods, reason = "it measures time")]
+#[expect(clippy::print_stderr, reason = "it tells what it measured")]
+fn the_pools_share_of_a_call() {
+    use super::{Action, PoolRules, Ticket};
+    use crate::config::{Affinity, PoolConfig};
+    use std::time::{Duration, Instant};
+
+    const CALLS: u64 = 1_000_000;
+    let rules = PoolRules::from(&PoolConfig::new("p").size(2).affinity(Affinity::StrictQueue));
+    let mut pool = Pool::new(rules);
+    let mut now = Instant::now();
+    pool.start(now);
+    for slot in 0..2 {
+        pool.handle_ready(&WorkerId::new("p".into(), slot, 1), now);
+    }
+    let ticket = |call: u64, session: &SessionKey| Ticket {
+        call: CallId(call),
+        session: session.clone(),
+        affinity: None,
+        pinned_to: None,
+        deadline: None,
+        timeout: None,
+        queue_timeout: None,
+        bytes: 64,
+        on_worker_lost: None,
+    };
+    let mut running = [std::collections::VecDeque::new(), std::collections::VecDeque::new()];
+    for session in 0..64 {
+        pool.handle_ticket(ticket(session, &SessionKey::new("s".into(), session)), now);
+    }
+    let began = Instant::now();
+    for call in 64..64 + CALLS {
+        while let Some(action) = pool.poll_action() {
+            if let Action::Grant { call, session, worker } = action {
+                running[worker.slot() as usize].push_back((call, session));
+            }
+        }
+        now += Duration::from_micros(16);
+        let worker = (call % 2) as usize;
+        let Some((over, session)) = running[worker].pop_front() else { continue };
+        pool.handle_lease_over(over, 0, now);
+        pool.handle_ticket(ticket(call, &session), now);
+    }
+    eprintln!("{:?} a call", began.elapsed() / CALLS as u32);
+}

@@ -124,7 +124,7 @@ impl Pool {
             self.set_home(sid, place);
         }
         if self.rules.concurrency > 1 {
-            self.relist(sid, Target::Worker(place));
+            self.relist_all(sid);
         }
     }
 
@@ -205,7 +205,8 @@ impl Pool {
         self.stop_if_drained(place, now);
         self.settle_session(sid);
         self.serve(place, now);
-        if self.sessions.get(&sid).is_some_and(|session| session.line(Target::Any).is_some_and(|line| line.is_listed)) {
+        // What was taken back there may have kept its other calls from beginning elsewhere.
+        if self.sessions.get(&sid).is_some_and(|session| session.lines.iter().any(|line| line.is_listed)) {
             self.serve_all(now);
         }
     }

@@ -257,7 +257,7 @@ impl Pool {
             return true;
         }
         match line.target {
-            Target::Any => session.settling.is_none(),
+            Target::Any => session.settling.is_none() && !self.overlaps_anywhere(call.sid),
             Target::Worker(place) => {
                 let overlaps = self.rules.concurrency > 1 && self.runs_in_line(call.sid, place);
                 !overlaps && !session.is_settling_elsewhere(Some(place))

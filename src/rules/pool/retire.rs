@@ -146,13 +146,14 @@ impl Pool {
         let cause: Arc<str> = "retired, and its grace is over".into();
         self.note_exit(place, cause.clone());
         self.lose_state(place, &cause);
-        for id in self.leave_lines_for(place) {
-            self.route(id, now);
-        }
         // Also those that seem to run: what has begun finishes, what has not fares as after a crash.
+        // Before those that wait are routed, which must not overtake them.
         let open: Vec<CallId> = self.workers[&place].leases.iter().copied().collect();
         for id in open {
             self.take_back(id, Then::RouteAgain);
+        }
+        for id in self.leave_lines_for(place) {
+            self.route(id, now);
         }
         self.stop_if_drained(place, now);
     }

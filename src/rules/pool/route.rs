@@ -107,7 +107,9 @@ impl Pool {
     }
 
     fn choose_any(&self, call: &Call, session: &Session) -> Choice {
-        if call.is_in_line() && (session.settling.is_some() || session.line(Target::Any).is_some()) {
+        let must_wait =
+            session.settling.is_some() || session.line(Target::Any).is_some() || self.overlaps_anywhere(call.sid);
+        if call.is_in_line() && must_wait {
             return Choice::Wait(Target::Any);
         }
         match (self.freest(), call.affinity) {
@@ -137,6 +139,12 @@ impl Pool {
     /// Whether a strict call of the session has a lease there.
     pub(super) fn runs_in_line(&self, sid: Sid, place: Place) -> bool {
         self.leases_of(sid, place).any(Call::is_in_line)
+    }
+
+    /// A strict call without a home waits for one of its session that runs where their refs are:
+    /// that worker may become its home.
+    pub(super) fn overlaps_anywhere(&self, sid: Sid) -> bool {
+        self.rules.concurrency > 1 && self.workers.keys().any(|place| self.runs_in_line(sid, *place))
     }
 
     pub(super) fn leases_of(&self, sid: Sid, place: Place) -> impl Iterator<Item = &Call> {

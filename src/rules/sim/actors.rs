@@ -6,12 +6,14 @@ use super::witness::Outcome;
 use super::world::{Mailbox, Message, World};
 use crate::id::{CallId, RefId, SessionKey, WorkerId};
 use crate::rules::lane::{Lane, LaneAction, Sent, Verdict};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 #[derive(Debug, Default)]
 pub(super) struct SessionActor {
     pub(super) calls: BTreeMap<CallId, Request>,
+    /// Grants that wait for a body, and all after them: else a later call would overtake.
+    held: VecDeque<(CallId, WorkerId)>,
 }
 
 #[derive(Debug)]
@@ -20,22 +22,26 @@ pub(super) struct Request {
     is_given_up: bool,
 }
 
+impl SessionActor {
+    /// Takes a grant that is held, and is not to be used.
+    fn unhold(&mut self, call: CallId) -> Option<WorkerId> {
+        let at = self.held.iter().position(|(held, _)| *held == call)?;
+        self.held.remove(at).map(|(_, worker)| worker)
+    }
+}
+
 #[derive(Debug)]
 enum Body {
     Here,
     At(WorkerId),
-    /// Granted again before it is back.
-    Awaited {
-        from: WorkerId,
-        granted: WorkerId,
-    },
 }
 
 pub(super) struct WorkerActor {
     pub(super) lane: Lane,
     pub(super) process: Process,
     pub(super) has_exited: bool,
-    calls: BTreeMap<u64, CallId>,
+    /// Calls that could not be taken back, or so it seemed.
+    kept: BTreeSet<CallId>,
 }
 
 impl WorkerActor {
@@ -44,7 +50,7 @@ impl WorkerActor {
             lane: Lane::new(concurrency, cancel_grace),
             process: Process::new(concurrency),
             has_exited: false,
-            calls: BTreeMap::new(),
+            kept: BTreeSet::new(),
         }
     }
 }
@@ -63,10 +69,12 @@ impl World {
             Message::Grant(call, worker) => self.on_grant(session, call, worker),
             Message::Refuse(call) => {
                 let actor = self.actors.get_mut(&session).expect("nothing is refused that is forgotten");
-                if let Some(Request { body: Body::Awaited { granted, .. }, .. }) = actor.calls.remove(&call) {
-                    self.post(Mailbox::Pool, Message::Returned(call, granted));
+                actor.calls.remove(&call);
+                if let Some(worker) = actor.unhold(call) {
+                    self.post(Mailbox::Pool, Message::Returned(call, worker));
                 }
                 self.answer(call, Outcome::Refused, Vec::new());
+                self.use_grants(session);
             }
             Message::BodyBack(call) => self.on_body_back(session, call),
             Message::Ended(call) => {
@@ -88,9 +96,13 @@ impl World {
         match &request.body {
             Body::Here => {
                 actor.calls.remove(&call);
-                self.post(Mailbox::Pool, Message::Withdrawn(call));
+                match actor.unhold(call) {
+                    Some(worker) => self.post(Mailbox::Pool, Message::Returned(call, worker)),
+                    None => self.post(Mailbox::Pool, Message::Withdrawn(call)),
+                }
+                self.use_grants(session);
             }
-            Body::At(worker) | Body::Awaited { from: worker, .. } => {
+            Body::At(worker) => {
                 request.is_given_up = true;
                 let worker = worker.clone();
                 self.post(Mailbox::Worker(worker), Message::Cancel(call));
@@ -100,19 +112,37 @@ impl World {
 
     fn on_grant(&mut self, session: u64, call: CallId, worker: WorkerId) {
         let actor = self.actors.get_mut(&session).expect("nothing is granted that is forgotten");
-        let Some(request) = actor.calls.get_mut(&call) else {
+        let Some(request) = actor.calls.get(&call) else {
             reach::hit("grant meets a call that was given up".into());
             return self.post(Mailbox::Pool, Message::Returned(call, worker));
         };
-        match std::mem::replace(&mut request.body, Body::At(worker.clone())) {
-            Body::Here => self.post(Mailbox::Worker(worker), Message::Request(call)),
-            Body::At(from) => {
-                reach::hit("grant before the body is back".into());
-                request.body = Body::Awaited { from, granted: worker };
+        if let Body::At(_) = request.body {
+            reach::hit("grant before the body is back".into());
+        }
+        let earlier = actor.unhold(call);
+        actor.held.push_back((call, worker));
+        if let Some(worker) = earlier {
+            self.post(Mailbox::Pool, Message::Returned(call, worker));
+        }
+        self.use_grants(session);
+    }
+
+    /// Sends what is granted, in the order of the grants, up to the first whose body is not here.
+    fn use_grants(&mut self, session: u64) {
+        while let Some(actor) = self.actors.get_mut(&session)
+            && let Some((call, worker)) = actor.held.front().cloned()
+        {
+            let request = actor.calls.get_mut(&call).expect("a grant is held for a call that waits");
+            if let Body::At(_) = request.body {
+                return;
             }
-            Body::Awaited { from, granted } => {
-                request.body = Body::Awaited { from, granted: worker };
-                self.post(Mailbox::Pool, Message::Returned(call, granted));
+            actor.held.pop_front();
+            if request.is_given_up {
+                actor.calls.remove(&call);
+                self.post(Mailbox::Pool, Message::Returned(call, worker));
+            } else {
+                request.body = Body::At(worker.clone());
+                self.post(Mailbox::Worker(worker), Message::Request(call));
             }
         }
     }
@@ -120,27 +150,15 @@ impl World {
     fn on_body_back(&mut self, session: u64, call: CallId) {
         let actor = self.actors.get_mut(&session).expect("a session waits for its bodies");
         let Some(request) = actor.calls.get_mut(&call) else { return };
-        let is_given_up = request.is_given_up;
-        let granted = match std::mem::replace(&mut request.body, Body::Here) {
-            Body::Here => panic!("{call} comes back twice"),
-            Body::At(_) => None,
-            Body::Awaited { granted, .. } => Some(granted),
-        };
-        match (is_given_up, granted) {
-            (false, None) => {}
-            (false, Some(worker)) => {
-                request.body = Body::At(worker.clone());
-                self.post(Mailbox::Worker(worker), Message::Request(call));
-            }
-            (true, granted) => {
-                reach::hit("given up while its body is on the way back".into());
+        request.body = Body::Here;
+        if request.is_given_up {
+            reach::hit("given up while its body is on the way back".into());
+            if !actor.held.iter().any(|(held, _)| *held == call) {
                 actor.calls.remove(&call);
-                match granted {
-                    Some(worker) => self.post(Mailbox::Pool, Message::Returned(call, worker)),
-                    None => self.post(Mailbox::Pool, Message::Withdrawn(call)),
-                }
+                self.post(Mailbox::Pool, Message::Withdrawn(call));
             }
         }
+        self.use_grants(session);
     }
 
     pub(super) fn tell_worker(&mut self, worker: &WorkerId, message: Message) {
@@ -171,7 +189,6 @@ impl World {
                 let session = SessionKey::new("s".into(), record.session);
                 match actor.lane.handle_granted(call, session, record.deadline, record.timeout, now) {
                     Some(Sent { seq, entry }) => {
-                        actor.calls.insert(seq, call);
                         self.post(Mailbox::ToProcess(worker.clone()), Message::Run { seq, entry, call });
                     }
                     None => reach::hit("take-back before its request".into()),
@@ -275,11 +292,17 @@ impl World {
                 LaneAction::Answer { call, verdict } => self.on_verdict(call, verdict),
                 LaneAction::TakenBack { call } => {
                     reach::hit("taken back".into());
+                    if self.workers.get(worker).is_some_and(|actor| actor.kept.contains(&call)) {
+                        reach::hit("kept, and passed all the same".into());
+                    }
                     self.body_back(call);
                     self.post(Mailbox::Pool, Message::TakenBack(call));
                 }
                 LaneAction::Kept { call } => {
                     reach::hit("kept".into());
+                    if let Some(actor) = self.workers.get_mut(worker) {
+                        actor.kept.insert(call);
+                    }
                     self.post(Mailbox::Pool, Message::Kept(call));
                 }
                 LaneAction::Passed { call } => self.post(Mailbox::Pool, Message::Passed(call, worker.clone())),

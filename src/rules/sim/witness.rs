@@ -66,11 +66,9 @@ impl Witness {
         if record.affinity != Affinity::StrictQueue {
             return;
         }
-        let anywhere = record.pinned_to.is_none().then_some((record.session, None));
-        for line in anywhere.into_iter().chain([(record.session, Some(worker.clone()))]) {
-            let last = self.last_begun.insert(line, call);
-            assert!(last.is_none_or(|last| last < call), "{call} begins after {last:?}");
-        }
+        // One with refs may pass one that waits for a home; else nothing of a session passes anything.
+        let last = self.last_begun.insert((record.session, record.pinned_to.clone()), call);
+        assert!(last.is_none_or(|last| last < call), "{call} begins after {last:?}");
     }
 
     /// A grant was made: no strict call without refs goes anywhere but home.

@@ -132,8 +132,14 @@ pub(super) struct World {
     last_session: u64,
     clients_left: u64,
     is_stopped: bool,
+    /// Every step is checked, not one in `AUDITED_STEPS`.
+    is_audited: bool,
+    steps: u64,
     trace: u64,
 }
+
+/// To recount all takes longer than all else in a step.
+const AUDITED_STEPS: u64 = 16;
 
 pub(super) fn micros(count: u64) -> Duration {
     Duration::from_micros(count)
@@ -164,8 +170,9 @@ impl World {
         world.until("nothing is left of the sessions", |world| {
             world.pool.is_blank() && world.actors.is_empty() && world.refs.live(None) == 0
         });
-        world.until("no object is stranded", |world| {
-            world.workers.values().all(|worker| worker.process.objects.is_empty())
+        world.until("no object is stranded, and no lane remembers a call that is over", |world| {
+            let is_at_rest = |actor: &WorkerActor| actor.process.objects.is_empty() && actor.lane.is_at_rest();
+            world.workers.values().all(|actor| actor.has_exited || is_at_rest(actor))
         });
         if !world.is_stopped {
             world.post(Mailbox::Pool, Message::Shutdown);
@@ -244,6 +251,8 @@ impl World {
             last_session: 0,
             clients_left,
             is_stopped: false,
+            is_audited: seed.is_multiple_of(8),
+            steps: 0,
             trace: 0xCBF2_9CE4_8422_2325,
         }
     }
@@ -351,7 +360,8 @@ impl World {
                 Action::Grant { call, session, worker } => {
                     self.witness.granted(call, &worker, self.pool.home(&session));
                     granted.push((session.incarnation(), worker.clone()));
-                    self.post(Mailbox::Session(session.incarnation()), Message::Grant(call, worker));
+                    self.post(Mailbox::Session(session.incarnation()), Message::Grant(call, worker.clone()));
+                    self.pull_away(session, worker);
                 }
                 Action::Refuse { call, session, refusal } => {
                     reach::hit(format!("refuse {}", code(&refusal)));
@@ -378,9 +388,23 @@ impl World {
                 Action::Ready | Action::Emit(_) => {}
             }
         }
-        self.pool.check();
+        self.steps += 1;
+        if self.is_audited || self.steps.is_multiple_of(AUDITED_STEPS) {
+            self.pool.check();
+        }
         if self.concurrency == 1 {
             self.witness.turns(&granted, &self.pool);
+        }
+    }
+
+    /// Sometimes a home is tainted and forgotten while a request is on its way there, and the next
+    /// call of the session comes at once.
+    fn pull_away(&mut self, session: SessionKey, worker: WorkerId) {
+        let can = self.faults.taints && self.faults.resets && !self.is_calm;
+        if can && self.random.one_in(20) && self.users.contains_key(&session.incarnation()) {
+            self.post(Mailbox::Pool, Message::Taint(worker, micros(3_000)));
+            self.post(Mailbox::Pool, Message::Reset(session.clone()));
+            self.submit_for(session.incarnation());
         }
     }
 
@@ -480,6 +504,10 @@ impl World {
                 None => return,
             },
         };
+        self.submit_for(session);
+    }
+
+    fn submit_for(&mut self, session: u64) {
         self.last_call += 1;
         let call = CallId(self.last_call);
         let affinity = *self.random.pick(&self.affinities).expect("there are some");
@@ -573,10 +601,21 @@ impl World {
         let workers: Vec<WorkerId> = self.workers.keys().cloned().collect();
         let Some(worker) = self.random.pick(&workers).cloned() else { return };
         match self.random.below(8) {
-            0 | 1 if self.faults.kills => self.kill(&worker),
+            0 | 1 if self.faults.kills => {
+                self.kill(&worker);
+                if self.faults.give_ups && self.random.one_in(2) {
+                    self.give_up();
+                }
+            }
             2 if self.faults.taints => {
                 let how_long = micros(self.random.below(10_000));
+                let resident = self.users.values().find(|user| self.pool.home(&user.key).as_ref() == Some(&worker));
+                let resident = resident.map(|user| user.key.clone());
                 self.post(Mailbox::Pool, Message::Taint(worker, how_long));
+                // At once, while requests are still on their way there.
+                if let Some(key) = resident.filter(|_| self.faults.resets) {
+                    self.post(Mailbox::Pool, Message::Reset(key));
+                }
             }
             3 if self.faults.taints => self.post(Mailbox::Pool, Message::ClearTaint(worker)),
             4 if self.faults.restarts => self.post(Mailbox::Pool, Message::Restart(worker)),

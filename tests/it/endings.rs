@@ -1,0 +1,264 @@
+//! Nothing stays behind: after a shutdown, a drop, a failed start, or the death of the host.
+
+use crate::support::{Gate, alone, code, is_alive, kill, pool, start, until, within};
+use snakebridge::{Affinity, PoolConfig, Ran, SnakeBridge, StartMethod};
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const GRACE: Duration = Duration::from_millis(100);
+
+/// What this process has: threads, descriptors, and children of any degree that carry its mark.
+fn belongings() -> (usize, usize) {
+    let count = |dir: &str| std::fs::read_dir(dir).unwrap().count();
+    (count("/proc/self/task"), count("/proc/self/fd"))
+}
+
+#[test]
+fn twenty_starts_and_stops_leave_no_thread_descriptor_or_process() {
+    if !alone("endings::twenty_starts_and_stops_leave_no_thread_descriptor_or_process") {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let before = belongings();
+    for round in 0..20 {
+        let pids = runtime.block_on(async {
+            let py = start([pool("one", 2).cancel_grace(GRACE), pool("two", 1).start_method(StartMethod::Exec)]).await;
+            py.call("math", "sqrt", (4,)).discard().await.unwrap();
+            let pids: Vec<u32> = py.workers().await.iter().map(|worker| worker.pid).collect();
+            assert_eq!(pids.len(), 3);
+            if round % 2 == 0 {
+                py.shutdown().await.unwrap();
+            } else {
+                // Dropped with a call under way, which goes with it.
+                let call = tokio::spawn(py.call("bridge_helpers", "stuck_in_c", ()).discard());
+                until("it to run", || async { py.stats().await.pools[0].busy == 1 }).await;
+                call.abort();
+                assert!(call.await.unwrap_err().is_cancelled());
+                drop(py);
+            }
+            pids
+        });
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let now = belongings();
+            let alive = pids.iter().any(|pid| is_alive(*pid));
+            if !alive && before == now {
+                break;
+            }
+            assert!(Instant::now() < deadline, "round {round}: {before:?} before, {now:?} now, workers: {alive}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_bridge_stops_when_its_last_handle_ref_and_call_are_gone() {
+    let py = start([pool("p", 1)]).await;
+    let pid = py.workers().await[0].pid;
+    let weak = py.downgrade();
+    let counter = py.call("bridge_helpers", "Counter", ()).into_ref().await.unwrap();
+    drop(py);
+    assert_eq!(counter.call_method("add", ()).extract::<i64>().await.unwrap(), 1, "a ref keeps it");
+    assert!(weak.upgrade().is_some());
+    drop(counter);
+    until("the worker to go", || async { !is_alive(pid) }).await;
+    assert!(weak.upgrade().is_none());
+}
+
+#[tokio::test]
+async fn a_shutdown_refuses_what_waits_and_gives_what_runs_its_grace() {
+    let py = start([pool("p", 1).affinity(Affinity::StrictQueue).shutdown_grace(Duration::from_secs(20))]).await;
+    let session = py.session("s");
+    let gate = Gate::new();
+    let running = tokio::spawn(session.call("bridge_helpers", "hold", (gate.path(), 7)).extract::<i64>());
+    gate.held().await;
+    let waiting = tokio::spawn(session.call("math", "sqrt", (4,)).discard());
+    until("one to wait", || async { py.stats().await.pools[0].waiting == 1 }).await;
+    let stopping = tokio::spawn(py.shutdown());
+    let error = within("the waiting call", waiting).await.unwrap().unwrap_err();
+    assert_eq!((error.code(), error.ran()), ("shutting_down", Ran::No));
+    assert_eq!(code(py.call("math", "sqrt", (4,)).await), "shutting_down");
+    gate.open();
+    assert_eq!(within("the running call", running).await.unwrap().unwrap(), 7);
+    within("the shutdown", stopping).await.unwrap().unwrap();
+    py.shutdown().await.expect("a second shutdown finds it done");
+}
+
+#[tokio::test]
+async fn a_shutdown_is_over_within_its_grace_whatever_python_does() {
+    let py = start([pool("p", 1).shutdown_grace(Duration::from_millis(200))]).await;
+    let pid = py.workers().await[0].pid;
+    let stuck = tokio::spawn(py.call("bridge_helpers", "stuck_in_c", ()).discard());
+    until("it to run", || async { py.stats().await.pools[0].busy == 1 }).await;
+    within("the shutdown", py.shutdown()).await.unwrap();
+    assert!(!is_alive(pid));
+    let error = within("the stuck call", stuck).await.unwrap().unwrap_err();
+    assert_eq!((error.code(), error.ran()), ("shutting_down", Ran::Maybe));
+}
+
+#[test]
+fn a_bridge_lives_on_the_arbiter_that_starts_it_and_is_called_from_anywhere() {
+    actix_rt::System::new().block_on(async {
+        let py = start([pool("p", 2)]).await;
+        assert_eq!(py.call("math", "sqrt", (16,)).extract::<f64>().await.unwrap(), 4.0);
+        let elsewhere = {
+            let py = py.clone();
+            std::thread::spawn(move || {
+                futures::executor::block_on(py.call("math", "sqrt", (9,)).extract::<f64>()).unwrap()
+            })
+        };
+        let joined = tokio::task::spawn_blocking(move || elsewhere.join().unwrap());
+        assert_eq!(within("a call from another thread", joined).await.unwrap(), 3.0);
+        py.shutdown().await.unwrap();
+    });
+}
+
+#[tokio::test]
+async fn pools_may_have_a_thread_each() {
+    let builder = SnakeBridge::builder().pool(pool("one", 1)).pool(pool("two", 1)).thread_per_pool();
+    let py = within("the start", builder.start()).await.unwrap();
+    for name in ["one", "two"] {
+        assert_eq!(py.call("math", "sqrt", (16,)).pool(name).extract::<f64>().await.unwrap(), 4.0);
+    }
+    within("the shutdown", py.shutdown()).await.unwrap();
+}
+
+// ---- the host dies
+
+const SCENE: &str = "SNAKEBRIDGE_TEST_SCENE";
+const MARK: &str = "SNAKEBRIDGE_TEST_MARK";
+
+/// Runs in a process of its own, which is killed; does nothing in a usual run.
+#[test]
+fn host_of_a_scene() {
+    let Ok(scene) = std::env::var(SCENE) else { return };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        println!("starting");
+        let mut config = pool("p", 2);
+        if scene == "slow" {
+            config = config.preload(["bridge_slow_module"]);
+        }
+        if scene == "exec" {
+            config = config.start_method(StartMethod::Exec);
+        }
+        if scene == "fallback" {
+            config = config.without_lifeline_for_tests();
+        }
+        let py = start([config]).await;
+        if scene != "idle" {
+            let child: u32 = py.call("bridge_helpers", "start_child", (true,)).session("a").extract().await.unwrap();
+            println!("daemon {child}");
+            drop(tokio::spawn(py.call("bridge_helpers", "stuck_in_c", ()).session("b").discard()));
+            until("it to run", || async { py.stats().await.pools[0].busy == 1 }).await;
+        }
+        println!("ready");
+        std::future::pending::<()>().await;
+    });
+}
+
+struct Host {
+    process: Child,
+    mark: String,
+    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
+}
+
+impl Host {
+    fn new(scene: &str) -> Self {
+        let mark = format!("{scene}-{}-{:?}", std::process::id(), Instant::now());
+        let mut process = Command::new(std::env::current_exe().unwrap())
+            .args(["endings::host_of_a_scene", "--exact", "--nocapture"])
+            .env(SCENE, scene)
+            .env(MARK, &mark)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        Self { process, mark, lines }
+    }
+
+    fn until(&mut self, word: &str) {
+        let found = self.lines.by_ref().any(|line| line.unwrap().contains(word));
+        assert!(found, "the host ended before it said {word:?}");
+    }
+
+    /// Every process that carries the mark of this host, the host itself included.
+    fn marked(&self) -> BTreeSet<u32> {
+        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        pids.filter(|pid| {
+            let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environ.split(|byte| *byte == 0).any(|entry| entry == format!("{MARK}={}", self.mark).as_bytes())
+                && is_alive(*pid)
+        })
+        .collect()
+    }
+
+    /// Kills the host; everything that it started must be gone a second later.
+    fn die(&mut self) {
+        kill(self.process.id());
+        self.process.wait().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(if cfg!(debug_assertions) { 3 } else { 1 });
+        loop {
+            let left = self.marked();
+            if left.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "left behind: {left:?}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        for pid in self.marked() {
+            kill(pid);
+        }
+        let _reaped = self.process.wait();
+    }
+}
+
+fn host_dies_when_ready(scene: &str) {
+    let mut host = Host::new(scene);
+    host.until("ready");
+    let marked = host.marked();
+    assert!(marked.len() >= 4, "the host, a zygote, two workers: {marked:?}");
+    host.die();
+}
+
+#[test]
+fn the_death_of_an_idle_host_leaves_nothing() {
+    host_dies_when_ready("idle");
+}
+
+#[test]
+fn the_death_of_a_host_whose_worker_is_stuck_in_c_leaves_nothing_not_even_a_daemon() {
+    host_dies_when_ready("stuck");
+}
+
+#[test]
+fn the_death_of_a_host_with_executed_workers_leaves_nothing() {
+    host_dies_when_ready("exec");
+}
+
+#[test]
+fn the_death_of_a_host_leaves_nothing_where_lifelines_are_not_honoured() {
+    host_dies_when_ready("fallback");
+}
+
+#[test]
+fn the_death_of_a_host_in_mid_start_leaves_nothing() {
+    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+    for round in 0..40 {
+        let mut host = Host::new(if round % 4 == 3 { "slow" } else { "idle" });
+        host.until("starting");
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        std::thread::sleep(Duration::from_micros((seed >> 40) % 200_000));
+        host.die();
+    }
+}

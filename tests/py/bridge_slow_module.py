@@ -1,0 +1,5 @@
+"""A preload that takes its time."""
+
+import time
+
+time.sleep(0.3)
