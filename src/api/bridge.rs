@@ -223,8 +223,8 @@ impl SnakeBridge {
     /// Lets a worker take nothing new for a time; what runs there goes on.
     ///
     /// Meanwhile strict calls of the sessions whose home it is, and calls that carry its refs, get
-    /// `SessionWorkerUnavailable`. When the taint ends the worker is the home that it was. A second
-    /// taint replaces the first.
+    /// `SessionWorkerUnavailable`. When the taint ends the worker is the home that it was. One
+    /// that would end sooner than the taint it has changes nothing.
     ///
     /// ```
     /// # #[actix::main]
