@@ -112,6 +112,17 @@ impl SnakeBridge {
 
     /// Starts a bridge as configured.
     ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// use snakebridge::{Affinity, Config, SnakeBridge};
+    ///
+    /// let py = SnakeBridge::from_config(Config::single(1, Affinity::StrictQueue)).await?;
+    /// assert_eq!(py.stats().await.pools[0].name, "default");
+    /// py.shutdown().await
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// As [`Builder::start`].
     pub fn from_config(config: Config) -> impl Future<Output = Result<Self>> + Send + 'static {
@@ -190,6 +201,20 @@ impl SnakeBridge {
     }
 
     /// The same, with options that hold if this handle's call is the one that starts it.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// use snakebridge::{OnWorkerLost, SessionOptions};
+    ///
+    /// let options = SessionOptions::new().on_worker_lost(OnWorkerLost::Rehome);
+    /// let cache = py.session_with("a cache", options);
+    /// assert_eq!(cache.call("os", "_exit", (3,)).await.unwrap_err().code(), "worker_crashed");
+    /// cache.call("math", "sqrt", (4,)).discard().await?; // finds a new, empty home
+    /// # py.shutdown().await
+    /// # }
+    /// ```
     pub fn session_with(&self, id: impl Into<SessionId>, options: SessionOptions) -> Session {
         Session::new(id.into(), options, Arc::clone(&self.life))
     }
@@ -211,6 +236,18 @@ impl SnakeBridge {
     }
 
     /// Releases this handle's automatic session; its next call makes another, with another id.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// let object = py.call("builtins", "object", ()).into_ref().await?;
+    /// py.clear_auto_session().await?;
+    /// assert_ne!(*object.session(), py.current_session());
+    /// assert_eq!(object.repr().await.unwrap_err().code(), "ref_not_found");
+    /// # py.shutdown().await
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// `ShuttingDown`.
@@ -270,6 +307,20 @@ impl SnakeBridge {
     /// Retires a worker: a replacement is started first, then it finishes what it has and exits. One
     /// whose sessions hold refs there stays until they end, for `retire_grace` at most.
     ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// let worker = py.workers().await.remove(0).id;
+    /// py.restart_worker(&worker).await?;
+    /// py.await_ready(std::time::Duration::from_secs(60)).await?;
+    /// // The replacement has a slot of its own, and calls go there.
+    /// let object = py.call("builtins", "object", ()).into_ref().await?;
+    /// assert_ne!(*object.worker(), worker);
+    /// # py.shutdown().await
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// `UnknownWorker`.
     pub fn restart_worker(&self, worker: &WorkerId) -> impl Future<Output = Result<()>> + Send + 'static {
@@ -297,6 +348,17 @@ impl SnakeBridge {
 
     /// Makes a pool larger or smaller; resolves when it has begun to be. Workers that are too many
     /// retire, those with the fewest sessions first.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// py.resize("p", 2).await?;
+    /// py.await_ready(std::time::Duration::from_secs(60)).await?;
+    /// assert_eq!(py.stats().await.pools[0].ready, 2);
+    /// # py.shutdown().await
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// `UnknownPool`; `Config` for a size of 0.
@@ -328,7 +390,20 @@ impl SnakeBridge {
         async move { join_all(asked).await.into_iter().flatten().flatten().collect() }
     }
 
-    /// Every session that lives.
+    /// Every session that lives, by id.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// let session = py.session("a");
+    /// session.call("math", "sqrt", (4,)).discard().await?;
+    /// let sessions = py.sessions().await;
+    /// assert_eq!((sessions[0].id.as_str(), sessions[0].refs), ("a", 0));
+    /// assert_eq!(sessions[0].homes[0].to_string(), "p/0#1");
+    /// # py.shutdown().await
+    /// # }
+    /// ```
     pub fn sessions(&self) -> impl Future<Output = Vec<SessionInfo>> + Send + 'static {
         let pools: Vec<_> = self.core().pools.values().map(|pool| pool.addr.send(Homes)).collect();
         let sessions: Vec<_> = self
@@ -464,6 +539,19 @@ impl SnakeBridge {
 
     /// Stops the bridge: calls that wait are refused, running ones have their pool's
     /// `shutdown_grace`, then everything is killed. Resolves when no process is left.
+    ///
+    /// Later calls get `ShuttingDown`. Without it, the bridge stops when its last handle, ref and
+    /// call is gone.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// py.shutdown().await?;
+    /// assert_eq!(py.call("math", "sqrt", (4,)).await.unwrap_err().code(), "shutting_down");
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// None today: a second shutdown waits for the first.

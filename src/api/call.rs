@@ -154,11 +154,38 @@ impl<R> Call<R> {
     }
 
     /// Adds a keyword argument, to the last step.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// let printed: String = py.call("json", "dumps", (vec![1],)).kwarg("indent", 1).extract().await?;
+    /// assert_eq!(printed, "[\n 1\n]");
+    /// # py.shutdown().await
+    /// # }
+    /// ```
     pub fn kwarg(self, key: impl Into<String>, value: impl Serialize) -> Self {
         self.edit_last(|args| args.kwarg(key, value))
     }
 
     /// Adds each entry of a map, or field of a struct, as a keyword argument of the last step.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// #[derive(serde::Serialize)]
+    /// struct Style {
+    ///     indent: u8,
+    ///     sort_keys: bool,
+    /// }
+    ///
+    /// let style = Style { indent: 1, sort_keys: true };
+    /// let printed: String = py.call("json", "dumps", (vec![1],)).kwargs(&style).extract().await?;
+    /// assert_eq!(printed, "[\n 1\n]");
+    /// # py.shutdown().await
+    /// # }
+    /// ```
     pub fn kwargs(self, entries: impl Serialize) -> Self {
         self.edit_last(|args| args.kwargs(entries))
     }
@@ -177,6 +204,16 @@ impl<R> Call<R> {
 
     /// The session. Default: the `Session` it is made on, else that of the refs that it carries,
     /// else the automatic session of its handle.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// let object = py.call("builtins", "object", ()).session("user_42").into_ref().await?;
+    /// assert_eq!(object.session(), "user_42");
+    /// # py.shutdown().await
+    /// # }
+    /// ```
     pub fn session(mut self, id: impl Into<SessionId>) -> Self {
         self.draft().session = Some(id.into());
         self
@@ -218,6 +255,18 @@ impl<R> Call<R> {
     }
 
     /// Then calls a method of the result; the name may be dotted.
+    ///
+    /// All steps of a chain run in one go, in one worker, and what is between them is not kept.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// let words: Vec<String> = py.call("builtins", "str", ("a b",)).call_method("split", ()).extract().await?;
+    /// assert_eq!(words, ["a", "b"]);
+    /// # py.shutdown().await
+    /// # }
+    /// ```
     pub fn call_method(self, name: impl Into<String>, args: impl IntoArgs) -> Call {
         self.then(Step::Method { name: name.into() }, args)
     }
@@ -228,11 +277,32 @@ impl<R> Call<R> {
     }
 
     /// Then reads an item of the result.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// let home: String = py.get("os", "environ").get_item("PATH").extract().await?;
+    /// assert_eq!(Ok(home), std::env::var("PATH"));
+    /// # py.shutdown().await
+    /// # }
+    /// ```
     pub fn get_item(self, key: impl Serialize) -> Call {
         self.then(Step::GetItem, (key,))
     }
 
     /// Then calls the result itself.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// let add = py.get("operator", "add").into_ref().await?;
+    /// let sum: i64 = py.call("functools", "partial", (&add, 1)).call_with((2,)).extract().await?;
+    /// assert_eq!(sum, 3);
+    /// # py.shutdown().await
+    /// # }
+    /// ```
     pub fn call_with(self, args: impl IntoArgs) -> Call {
         self.then(Step::Call, args)
     }
@@ -273,6 +343,16 @@ impl<R> Call<R> {
     }
 
     /// Keeps the result in Python, whatever it is: an int too, or a module. See [`PyRef`].
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// let seven = py.call("builtins", "int", ("7",)).into_ref().await?;
+    /// assert_eq!((seven.module(), seven.type_name()), ("builtins", "int"));
+    /// # py.shutdown().await
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// Awaited: see [`enum@Error`].
