@@ -142,8 +142,8 @@ impl SnakeBridge {
     /// # #[actix::main]
     /// # async fn main() -> snakebridge::Result<()> {
     /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
-    /// let rounded: f64 = py.call("builtins", "round", (2.71828,)).kwarg("ndigits", 2).extract().await?;
-    /// assert_eq!(rounded, 2.72);
+    /// let rounded: f64 = py.call("builtins", "round", (2.5159,)).kwarg("ndigits", 2).extract().await?;
+    /// assert_eq!(rounded, 2.52);
     /// let joined: String = py.call("os", "path.join", ("a", "b")).extract().await?;
     /// assert_eq!(joined, "a/b");
     /// # py.shutdown().await
