@@ -26,6 +26,26 @@ pub enum Ran {
 ///
 /// Each has a [`code`](Error::code) that does not change, says whether the same call may be made
 /// again ([`is_retryable`](Error::is_retryable)) and whether it [`ran`](Error::ran).
+///
+/// ```
+/// # #[actix::main]
+/// # async fn main() -> snakebridge::Result<()> {
+/// use snakebridge::{Error, Ran};
+/// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+///
+/// let error = py.call("builtins", "int", ("x",)).await.unwrap_err();
+/// assert_eq!((error.code(), error.ran(), error.is_retryable()), ("python", Ran::Yes, false));
+/// match &error {
+///     Error::Python(raised) => assert_eq!(raised.type_name(), "ValueError"),
+///     other => panic!("{other}"),
+/// }
+///
+/// let error = py.call("math", "sqrt", (4,)).pool("no_pool").await.unwrap_err();
+/// assert_eq!((error.code(), error.ran()), ("unknown_pool", Ran::No));
+/// assert_eq!(error.to_string(), "unknown pool no_pool; configured: p");
+/// # py.shutdown().await
+/// # }
+/// ```
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -353,6 +373,22 @@ impl fmt::Display for ConvertError {
 impl std::error::Error for ConvertError {}
 
 /// How a worker died, and what is known of the call that it ran.
+///
+/// ```
+/// # #[actix::main]
+/// # async fn main() -> snakebridge::Result<()> {
+/// use snakebridge::Error;
+/// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+///
+/// match py.call("os", "_exit", (3,)).await {
+///     Err(Error::WorkerCrashed(crash)) => {
+///         assert_eq!((crash.worker.to_string().as_str(), crash.cause.as_str()), ("p/0#1", "exit status 3"));
+///     }
+///     other => panic!("{other:?}"),
+/// }
+/// # py.shutdown().await
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Crash {
     /// The worker.
@@ -374,6 +410,22 @@ impl fmt::Display for Crash {
 }
 
 /// An exception that Python raised; prints as Python prints it.
+///
+/// ```
+/// # #[actix::main]
+/// # async fn main() -> snakebridge::Result<()> {
+/// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+/// let error = py.call("json", "loads", ("[1,",)).await.unwrap_err();
+/// let raised = error.python().unwrap();
+/// assert_eq!((raised.module(), raised.type_name()), ("json.decoder", "JSONDecodeError"));
+/// assert!(raised.message().starts_with("Expecting value"));
+/// assert!(raised.frames().last().unwrap().file.ends_with("decoder.py"));
+/// assert!(raised.traceback().starts_with("Traceback (most recent call last):"));
+/// // It was raised `from None`.
+/// assert!(raised.cause().is_none());
+/// # py.shutdown().await
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PythonError {
     pub(crate) type_name: String,

@@ -9,6 +9,34 @@ use std::time::SystemTime;
 /// As JSON it is one flat object:
 /// `{"seq": 7, "at": "2026-01-01T00:00:00.000000Z", "name": "snakebridge.session.cleanup",
 /// "session": "gone", "reason": "released", "refs": 2}`.
+///
+/// ```
+/// # #[actix::main]
+/// # async fn main() -> snakebridge::Result<()> {
+/// use futures::StreamExt;
+/// use snakebridge::{Fact, PoolConfig, SnakeBridge};
+///
+/// let py = SnakeBridge::builder().pool(PoolConfig::new("p").size(1)).start().await?;
+/// let mut events = py.events();
+/// let session = py.session("a");
+/// session.call("math", "sqrt", (4,)).discard().await?;
+/// session.release().await?;
+///
+/// let mut names = Vec::new();
+/// while let Some(event) = events.next().await {
+///     names.push(event.name());
+///     if let Fact::SessionCleanup { session, .. } = event.fact() {
+///         assert_eq!(session, "a");
+///         break;
+///     }
+/// }
+/// assert_eq!(
+///     names,
+///     ["snakebridge.session.created", "snakebridge.session.homed", "snakebridge.session.cleanup"]
+/// );
+/// # py.shutdown().await
+/// # }
+/// ```
 #[derive(Clone, Debug, Serialize, actix::Message)]
 #[rtype(result = "()")]
 pub struct Event {

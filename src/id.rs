@@ -93,12 +93,25 @@ macro_rules! name {
 }
 
 name! {
-    /// The name of a pool, as configured.
+    /// The name of a pool, as configured. Where one is wanted, a `&str` or a `String` does.
+    ///
+    /// ```
+    /// use snakebridge::PoolName;
+    ///
+    /// assert_eq!(PoolName::from("strict_pool"), "strict_pool");
+    /// ```
     PoolName
 }
 
 name! {
-    /// The name of a session: chosen by the user, or made for an automatic session.
+    /// The name of a session: chosen by the user, or made for an automatic session. Where one is
+    /// wanted, a `&str` or a `String` does.
+    ///
+    /// ```
+    /// use snakebridge::SessionId;
+    ///
+    /// assert_eq!(SessionId::from("user_42").as_str(), "user_42");
+    /// ```
     SessionId
 }
 

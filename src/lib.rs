@@ -1,4 +1,4 @@
-//! Use any Python library from Rust through pools of supervised Python processes.
+#![doc = include_str!("../README.md")]
 #[cfg(not(target_os = "linux"))]
 compile_error!("snakebridge runs on Linux only: it ties its workers to their host with Linux system calls");
 

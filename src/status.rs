@@ -127,6 +127,17 @@ pub enum Tie {
 }
 
 /// What is in force on this machine: see [`SnakeBridge::guarantees`](crate::SnakeBridge::guarantees).
+///
+/// ```
+/// # #[actix::main]
+/// # async fn main() -> snakebridge::Result<()> {
+/// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+/// for (pool, tie) in py.guarantees().await.ties {
+///     println!("{pool}: {tie:?}");
+/// }
+/// # py.shutdown().await
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Guarantees {
     /// How the workers of each pool are tied to this process.

@@ -775,6 +775,19 @@ impl Handler<Homes> for PoolSupervisor {
 
 /// How a pool is doing, as its supervisor sees it: see
 /// [`SnakeBridge::pool_addr`](crate::SnakeBridge::pool_addr).
+///
+/// ```
+/// # #[actix::main]
+/// # async fn main() -> snakebridge::Result<()> {
+/// use snakebridge::PoolStatus;
+/// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+///
+/// let pool = py.pool_addr("p").unwrap();
+/// let report = pool.send(PoolStatus).await.unwrap();
+/// assert_eq!(report.stats.ready, 1);
+/// # py.shutdown().await
+/// # }
+/// ```
 #[derive(Message)]
 #[rtype(result = "PoolReport")]
 pub struct PoolStatus;

@@ -328,6 +328,21 @@ impl Handler<ResetAll> for SessionActor {
 
 /// What a session is doing, as its actor sees it: see
 /// [`SnakeBridge::session_addr`](crate::SnakeBridge::session_addr).
+///
+/// ```
+/// # #[actix::main]
+/// # async fn main() -> snakebridge::Result<()> {
+/// use snakebridge::SessionStatus;
+/// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+///
+/// let session = py.session("a");
+/// session.call("math", "sqrt", (4,)).discard().await?;
+/// let actor = py.session_addr("a").unwrap();
+/// let report = actor.send(SessionStatus).await.unwrap();
+/// assert_eq!((report.id.as_str(), report.waiting), ("a", 0));
+/// # py.shutdown().await
+/// # }
+/// ```
 #[derive(Message)]
 #[rtype(result = "SessionReport")]
 pub struct SessionStatus;

@@ -67,6 +67,22 @@ impl Args {
 }
 
 /// What a call takes as its arguments: a tuple of up to twelve values, or [`Args`].
+///
+/// Sequences are lists, tuples and arrays `[T; N]` are tuples, structs and maps are dicts, `None` and
+/// `()` are `None`, a unit variant is a str, [`Bytes`](crate::Bytes) are `bytes`.
+///
+/// ```
+/// # #[actix::main]
+/// # async fn main() -> snakebridge::Result<()> {
+/// use std::collections::BTreeMap;
+/// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+///
+/// let ages = BTreeMap::from([("Ada", 36)]);
+/// let printed: String = py.call("builtins", "repr", ((vec![1], (2.5, "x"), ages, None::<u8>),)).extract().await?;
+/// assert_eq!(printed, "([1], (2.5, 'x'), {'Ada': 36}, None)");
+/// # py.shutdown().await
+/// # }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not the arguments of a Python call",
     label = "arguments are a tuple: one argument is `(value,)` with a comma, none is `()`",

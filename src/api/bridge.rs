@@ -34,12 +34,13 @@ use tokio::sync::oneshot;
 /// and carries no refs, and ends when the handle and everything made through it are gone. The bridge
 /// stops when its last handle, ref and call is gone, or with [`shutdown`](Self::shutdown).
 ///
-/// ```no_run
+/// ```
+/// # #[actix::main]
+/// # async fn main() -> snakebridge::Result<()> {
 /// use snakebridge::{Affinity, PoolConfig, SnakeBridge};
 ///
-/// # async fn example() -> snakebridge::Result<()> {
 /// let py = SnakeBridge::builder()
-///     .pool(PoolConfig::new("strict_pool").size(2).affinity(Affinity::StrictQueue))
+///     .pool(PoolConfig::new("strict_pool").size(1).affinity(Affinity::StrictQueue))
 ///     .start()
 ///     .await?;
 /// let root: f64 = py.call("math", "sqrt", (16,)).extract().await?;
@@ -111,6 +112,17 @@ impl SnakeBridge {
 
     /// Starts a bridge as configured.
     ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// use snakebridge::{Affinity, Config, SnakeBridge};
+    ///
+    /// let py = SnakeBridge::from_config(Config::single(1, Affinity::StrictQueue)).await?;
+    /// assert_eq!(py.stats().await.pools[0].name, "default");
+    /// py.shutdown().await
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// As [`Builder::start`].
     pub fn from_config(config: Config) -> impl Future<Output = Result<Self>> + Send + 'static {
@@ -123,7 +135,20 @@ impl SnakeBridge {
 
     /// Calls `module.function(*args)`; the name may be dotted. Nothing happens until it is awaited.
     ///
-    /// `args` is a tuple of whatever serde can serialise, of [`PyRef`]s, or of both.
+    /// `args` is a tuple of whatever serde can serialise, of [`PyRef`]s, or of both. A function of
+    /// Python's own is in the module `builtins`. What a coroutine function returns is awaited there.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// let rounded: f64 = py.call("builtins", "round", (2.5159,)).kwarg("ndigits", 2).extract().await?;
+    /// assert_eq!(rounded, 2.52);
+    /// let joined: String = py.call("os", "path.join", ("a", "b")).extract().await?;
+    /// assert_eq!(joined, "a/b");
+    /// # py.shutdown().await
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// Awaited: see [`enum@Error`].
@@ -131,7 +156,17 @@ impl SnakeBridge {
         Call::new(self.origin(), Step::Function { module: module.into(), name: function.into() }, args)
     }
 
-    /// Reads `module.name`.
+    /// Reads `module.name`; the name may be dotted.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// let pi: f64 = py.get("math", "pi").extract().await?;
+    /// assert_eq!(pi, std::f64::consts::PI);
+    /// # py.shutdown().await
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// Awaited: see [`enum@Error`].
@@ -141,6 +176,17 @@ impl SnakeBridge {
 
     /// Imports a module, as an object to call methods on.
     ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// let statistics = py.import("statistics").await?;
+    /// let mean: f64 = statistics.call_method("mean", (vec![1, 2, 3, 6],)).extract().await?;
+    /// assert_eq!(mean, 3.0);
+    /// # py.shutdown().await
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// Awaited: see [`enum@Error`].
     pub fn import(&self, module: impl Into<String>) -> Call<PyRef> {
@@ -148,21 +194,60 @@ impl SnakeBridge {
     }
 
     /// The session of that id, which begins with its first call; every handle of the same id speaks to it.
+    ///
+    /// See [`Session`] for an example.
     pub fn session(&self, id: impl Into<SessionId>) -> Session {
         self.session_with(id, SessionOptions::new())
     }
 
     /// The same, with options that hold if this handle's call is the one that starts it.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// use snakebridge::{OnWorkerLost, SessionOptions};
+    ///
+    /// let options = SessionOptions::new().on_worker_lost(OnWorkerLost::Rehome);
+    /// let cache = py.session_with("a cache", options);
+    /// assert_eq!(cache.call("os", "_exit", (3,)).await.unwrap_err().code(), "worker_crashed");
+    /// cache.call("math", "sqrt", (4,)).discard().await?; // finds a new, empty home
+    /// # py.shutdown().await
+    /// # }
+    /// ```
     pub fn session_with(&self, id: impl Into<SessionId>, options: SessionOptions) -> Session {
         Session::new(id.into(), options, Arc::clone(&self.life))
     }
 
     /// The id of this handle's automatic session, which may not have begun.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// let object = py.call("builtins", "object", ()).into_ref().await?;
+    /// assert_eq!(*object.session(), py.current_session());
+    /// assert_ne!(py.clone().current_session(), py.current_session());
+    /// # py.shutdown().await
+    /// # }
+    /// ```
     pub fn current_session(&self) -> SessionId {
         self.auto.reserve(self.core())
     }
 
     /// Releases this handle's automatic session; its next call makes another, with another id.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// let object = py.call("builtins", "object", ()).into_ref().await?;
+    /// py.clear_auto_session().await?;
+    /// assert_ne!(*object.session(), py.current_session());
+    /// assert_eq!(object.repr().await.unwrap_err().code(), "ref_not_found");
+    /// # py.shutdown().await
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// `ShuttingDown`.
@@ -173,6 +258,31 @@ impl SnakeBridge {
     }
 
     /// Lets a worker take nothing new for a time; what runs there goes on.
+    ///
+    /// Meanwhile strict calls of the sessions whose home it is, and calls that carry its refs, get
+    /// `SessionWorkerUnavailable`. When the taint ends the worker is the home that it was. One
+    /// that would end sooner than the taint it has changes nothing.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// use snakebridge::{Affinity, PoolConfig, SnakeBridge};
+    /// use std::time::Duration;
+    ///
+    /// let pool = PoolConfig::new("p").size(1).affinity(Affinity::StrictQueue);
+    /// let py = SnakeBridge::builder().pool(pool).start().await?;
+    /// let session = py.session("a");
+    /// session.call("math", "sqrt", (4,)).discard().await?;
+    /// let home = session.home("p").await.unwrap();
+    ///
+    /// py.taint(&home, Duration::from_secs(60), "its card is too hot").await?;
+    /// let error = session.call("math", "sqrt", (4,)).await.unwrap_err();
+    /// assert_eq!(error.code(), "session_worker_unavailable");
+    /// py.clear_taint(&home).await?;
+    /// session.call("math", "sqrt", (4,)).discard().await?;
+    /// # py.shutdown().await
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// `UnknownWorker`.
@@ -196,6 +306,20 @@ impl SnakeBridge {
 
     /// Retires a worker: a replacement is started first, then it finishes what it has and exits. One
     /// whose sessions hold refs there stays until they end, for `retire_grace` at most.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// let worker = py.workers().await.remove(0).id;
+    /// py.restart_worker(&worker).await?;
+    /// py.await_ready(std::time::Duration::from_secs(60)).await?;
+    /// // The replacement has a slot of its own, and calls go there.
+    /// let object = py.call("builtins", "object", ()).into_ref().await?;
+    /// assert_ne!(*object.worker(), worker);
+    /// # py.shutdown().await
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// `UnknownWorker`.
@@ -225,6 +349,17 @@ impl SnakeBridge {
     /// Makes a pool larger or smaller; resolves when it has begun to be. Workers that are too many
     /// retire, those with the fewest sessions first.
     ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// py.resize("p", 2).await?;
+    /// py.await_ready(std::time::Duration::from_secs(60)).await?;
+    /// assert_eq!(py.stats().await.pools[0].ready, 2);
+    /// # py.shutdown().await
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// `UnknownPool`; `Config` for a size of 0.
     pub fn resize(&self, pool: impl Into<PoolName>, size: usize) -> impl Future<Output = Result<()>> + Send + 'static {
@@ -238,12 +373,37 @@ impl SnakeBridge {
     }
 
     /// Every worker, from its fork to its seen exit.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// let workers = py.workers().await;
+    /// assert_eq!(workers[0].id.to_string(), "p/0#1");
+    /// let pid: u32 = py.call("os", "getpid", ()).extract().await?;
+    /// assert_eq!(workers[0].pid, pid);
+    /// # py.shutdown().await
+    /// # }
+    /// ```
     pub fn workers(&self) -> impl Future<Output = Vec<WorkerInfo>> + Send + 'static {
         let asked: Vec<_> = self.core().pools.values().map(|pool| pool.addr.send(Workers)).collect();
         async move { join_all(asked).await.into_iter().flatten().flatten().collect() }
     }
 
-    /// Every session that lives.
+    /// Every session that lives, by id.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// let session = py.session("a");
+    /// session.call("math", "sqrt", (4,)).discard().await?;
+    /// let sessions = py.sessions().await;
+    /// assert_eq!((sessions[0].id.as_str(), sessions[0].refs), ("a", 0));
+    /// assert_eq!(sessions[0].homes[0].to_string(), "p/0#1");
+    /// # py.shutdown().await
+    /// # }
+    /// ```
     pub fn sessions(&self) -> impl Future<Output = Vec<SessionInfo>> + Send + 'static {
         let pools: Vec<_> = self.core().pools.values().map(|pool| pool.addr.send(Homes)).collect();
         let sessions: Vec<_> = self
@@ -279,6 +439,16 @@ impl SnakeBridge {
     }
 
     /// The state of every pool, and how much there is.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(2)).start().await?;
+    /// let stats = py.stats().await;
+    /// assert_eq!((stats.pools[0].ready, stats.pools[0].waiting), (2, 0));
+    /// # py.shutdown().await
+    /// # }
+    /// ```
     pub fn stats(&self) -> impl Future<Output = Stats> + Send + 'static {
         let core = Arc::clone(self.core());
         async move {
@@ -290,12 +460,36 @@ impl SnakeBridge {
     }
 
     /// The lifecycle events from this moment on. A reader that lags more than 4,096 events behind
-    /// misses the oldest, and a warning is logged.
+    /// misses the oldest, and a warning is logged. See [`Event`] for an example.
     pub fn events(&self) -> impl Stream<Item = Event> + Send + Unpin + 'static {
         self.core().events.stream()
     }
 
     /// Sends every lifecycle event from this moment on to an actor.
+    ///
+    /// ```
+    /// use actix::prelude::*;
+    /// use snakebridge::{Event, PoolConfig, SnakeBridge};
+    ///
+    /// struct Watch;
+    /// impl Actor for Watch {
+    ///     type Context = Context<Self>;
+    /// }
+    /// impl Handler<Event> for Watch {
+    ///     type Result = ();
+    ///     fn handle(&mut self, event: Event, _: &mut Context<Self>) {
+    ///         println!("{} {}", event.seq(), event.name());
+    ///     }
+    /// }
+    ///
+    /// #[actix::main]
+    /// async fn main() -> snakebridge::Result<()> {
+    ///     let py = SnakeBridge::builder().pool(PoolConfig::new("p").size(1)).start().await?;
+    ///     py.subscribe(Watch.start().recipient());
+    ///     py.call("math", "sqrt", (4,)).discard().await?;
+    ///     py.shutdown().await
+    /// }
+    /// ```
     pub fn subscribe(&self, subscriber: Recipient<Event>) {
         self.core().events.subscribe(subscriber);
     }
@@ -346,6 +540,19 @@ impl SnakeBridge {
     /// Stops the bridge: calls that wait are refused, running ones have their pool's
     /// `shutdown_grace`, then everything is killed. Resolves when no process is left.
     ///
+    /// Later calls get `ShuttingDown`. Without it, the bridge stops when its last handle, ref and
+    /// call is gone.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// py.shutdown().await?;
+    /// assert_eq!(py.call("math", "sqrt", (4,)).await.unwrap_err().code(), "shutting_down");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// None today: a second shutdown waits for the first.
     pub fn shutdown(&self) -> impl Future<Output = Result<()>> + Send + 'static {
@@ -385,6 +592,17 @@ impl fmt::Debug for SnakeBridge {
 }
 
 /// A handle that does not keep its bridge running: see [`SnakeBridge::downgrade`].
+///
+/// ```
+/// # #[actix::main]
+/// # async fn main() -> snakebridge::Result<()> {
+/// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+/// let weak = py.downgrade();
+/// let root: f64 = weak.upgrade().unwrap().call("math", "sqrt", (4,)).extract().await?;
+/// assert_eq!(root, 2.0);
+/// # py.shutdown().await
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct WeakBridge(Weak<Life>);
 

@@ -19,6 +19,23 @@ use std::sync::atomic::AtomicU64;
 use tokio::sync::oneshot;
 
 /// Builds a bridge: see [`SnakeBridge::builder`].
+///
+/// ```
+/// # #[actix::main]
+/// # async fn main() -> snakebridge::Result<()> {
+/// use snakebridge::{Affinity, PoolConfig, SnakeBridge};
+///
+/// let py = SnakeBridge::builder()
+///     .pool(PoolConfig::new("hint_pool").size(1))
+///     .pool(PoolConfig::new("strict_pool").size(1).affinity(Affinity::StrictQueue))
+///     .default_pool("strict_pool")
+///     .start()
+///     .await?;
+/// let object = py.call("builtins", "object", ()).into_ref().await?;
+/// assert_eq!(object.pool(), "strict_pool");
+/// py.shutdown().await
+/// # }
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Builder {
     config: Config,

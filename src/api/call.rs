@@ -31,22 +31,29 @@ use tokio::sync::oneshot;
 ///
 /// Awaited as it is, it gives a `R`: a [`Value`] unless its maker said otherwise.
 ///
-/// ```no_run
-/// # use snakebridge::{Affinity, PyRef, SnakeBridge, Value};
-/// # use std::time::Duration;
-/// # async fn example(py: SnakeBridge) -> snakebridge::Result<()> {
+/// ```
+/// # #[actix::main]
+/// # async fn main() -> snakebridge::Result<()> {
+/// use snakebridge::{Affinity, PoolConfig, PyRef, SnakeBridge, Value};
+/// use std::time::Duration;
+///
+/// let py = SnakeBridge::builder().pool(PoolConfig::new("p").size(1)).start().await?;
 /// let value: Value = py.call("json", "loads", ("[1, 2]",)).await?;
+/// assert_eq!(value, Value::from(vec![1, 2]));
 /// let rounded: f64 = py.call("builtins", "round", (2.5159,)).kwarg("ndigits", 2).extract().await?;
+/// assert_eq!(rounded, 2.52);
 /// let path: PyRef = py
 ///     .call("pathlib", "Path", (".",))
 ///     .affinity(Affinity::StrictFailFast)
 ///     .timeout(Duration::from_secs(5))
 ///     .into_ref()
 ///     .await?;
-/// // a chain is one message
+/// assert_eq!(path.module().split('.').next(), Some("pathlib"));
+/// // A chain is one message, and leaves no objects behind.
 /// let parent: String =
 ///     py.call("pathlib", "Path", ("/a/b.c",)).getattr("parent").call_method("as_posix", ()).extract().await?;
-/// # Ok(())
+/// assert_eq!(parent, "/a");
+/// py.shutdown().await
 /// # }
 /// ```
 #[must_use = "a call does nothing until it is awaited"]
@@ -147,11 +154,38 @@ impl<R> Call<R> {
     }
 
     /// Adds a keyword argument, to the last step.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// let printed: String = py.call("json", "dumps", (vec![1],)).kwarg("indent", 1).extract().await?;
+    /// assert_eq!(printed, "[\n 1\n]");
+    /// # py.shutdown().await
+    /// # }
+    /// ```
     pub fn kwarg(self, key: impl Into<String>, value: impl Serialize) -> Self {
         self.edit_last(|args| args.kwarg(key, value))
     }
 
     /// Adds each entry of a map, or field of a struct, as a keyword argument of the last step.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// #[derive(serde::Serialize)]
+    /// struct Style {
+    ///     indent: u8,
+    ///     sort_keys: bool,
+    /// }
+    ///
+    /// let style = Style { indent: 1, sort_keys: true };
+    /// let printed: String = py.call("json", "dumps", (vec![1],)).kwargs(&style).extract().await?;
+    /// assert_eq!(printed, "[\n 1\n]");
+    /// # py.shutdown().await
+    /// # }
+    /// ```
     pub fn kwargs(self, entries: impl Serialize) -> Self {
         self.edit_last(|args| args.kwargs(entries))
     }
@@ -170,18 +204,46 @@ impl<R> Call<R> {
 
     /// The session. Default: the `Session` it is made on, else that of the refs that it carries,
     /// else the automatic session of its handle.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// let object = py.call("builtins", "object", ()).session("user_42").into_ref().await?;
+    /// assert_eq!(object.session(), "user_42");
+    /// # py.shutdown().await
+    /// # }
+    /// ```
     pub fn session(mut self, id: impl Into<SessionId>) -> Self {
         self.draft().session = Some(id.into());
         self
     }
 
     /// How long it may take, its wait included. Default: as its pool says.
+    ///
+    /// When it has passed the caller gets `Timeout`. A call that had not begun never will; one that
+    /// had is given `cancel_grace` more, and then its worker is killed and replaced.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// use snakebridge::{PoolConfig, Ran, SnakeBridge};
+    /// use std::time::Duration;
+    ///
+    /// let pool = PoolConfig::new("p").size(1).cancel_grace(Duration::from_millis(100));
+    /// let py = SnakeBridge::builder().pool(pool).start().await?;
+    /// let error = py.call("time", "sleep", (600,)).timeout(Duration::from_millis(50)).await.unwrap_err();
+    /// assert_eq!(error.code(), "timeout");
+    /// # py.shutdown().await
+    /// # }
+    /// ```
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.draft().timeout = Some(timeout);
         self
     }
 
-    /// How long it may wait for a worker. Default: as its pool says.
+    /// How long it may wait for a worker; then it gets `QueueTimeout`, and never begins. Default: as
+    /// its pool says.
     pub fn queue_timeout(mut self, timeout: Duration) -> Self {
         self.draft().queue_timeout = Some(timeout);
         self
@@ -193,6 +255,18 @@ impl<R> Call<R> {
     }
 
     /// Then calls a method of the result; the name may be dotted.
+    ///
+    /// All steps of a chain run in one go, in one worker, and what is between them is not kept.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// let words: Vec<String> = py.call("builtins", "str", ("a b",)).call_method("split", ()).extract().await?;
+    /// assert_eq!(words, ["a", "b"]);
+    /// # py.shutdown().await
+    /// # }
+    /// ```
     pub fn call_method(self, name: impl Into<String>, args: impl IntoArgs) -> Call {
         self.then(Step::Method { name: name.into() }, args)
     }
@@ -203,16 +277,64 @@ impl<R> Call<R> {
     }
 
     /// Then reads an item of the result.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// let home: String = py.get("os", "environ").get_item("PATH").extract().await?;
+    /// assert_eq!(Ok(home), std::env::var("PATH"));
+    /// # py.shutdown().await
+    /// # }
+    /// ```
     pub fn get_item(self, key: impl Serialize) -> Call {
         self.then(Step::GetItem, (key,))
     }
 
     /// Then calls the result itself.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// let add = py.get("operator", "add").into_ref().await?;
+    /// let sum: i64 = py.call("functools", "partial", (&add, 1)).call_with((2,)).extract().await?;
+    /// assert_eq!(sum, 3);
+    /// # py.shutdown().await
+    /// # }
+    /// ```
     pub fn call_with(self, args: impl IntoArgs) -> Call {
         self.then(Step::Call, args)
     }
 
     /// Converts the result into any type that serde can deserialise.
+    ///
+    /// What is not plain data is taken by value where it has one: subclasses by their base, members of
+    /// an `Enum` by their value, dataclasses, named tuples, attrs and pydantic objects by their
+    /// fields, an iterator as a sequence if one is asked for.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// use serde::Deserialize;
+    ///
+    /// #[derive(Deserialize)]
+    /// struct Version {
+    ///     major: u32,
+    ///     minor: u32,
+    /// }
+    ///
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// let int = py.get("builtins", "int").into_ref().await?;
+    /// let parts: Vec<u32> = py.call("builtins", "map", (&int, ["3", "10"])).extract().await?;
+    /// let dict = py.call("builtins", "dict", ()).kwarg("major", parts[0]).kwarg("minor", parts[1]);
+    /// let version: Version = dict.extract().await?;
+    /// assert_eq!((version.major, version.minor), (3, 10));
+    /// let error = py.call("builtins", "list", ("ab",)).extract::<Vec<u8>>().await.unwrap_err();
+    /// assert_eq!(error.to_string(), "result at [0]: expected u8, found str 'a'");
+    /// # py.shutdown().await
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// Awaited: `Convert` if the result does not fit without loss; else see [`enum@Error`].
@@ -220,7 +342,17 @@ impl<R> Call<R> {
         CallFuture::new(self.into_draft(), Finish { want: Want::extract::<T>(), decode: pickle::decode::<T> })
     }
 
-    /// Keeps the result in Python, whatever it is.
+    /// Keeps the result in Python, whatever it is: an int too, or a module. See [`PyRef`].
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// let seven = py.call("builtins", "int", ("7",)).into_ref().await?;
+    /// assert_eq!((seven.module(), seven.type_name()), ("builtins", "int"));
+    /// # py.shutdown().await
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// Awaited: see [`enum@Error`].
@@ -228,7 +360,7 @@ impl<R> Call<R> {
         CallFuture::new(self.into_draft(), Finish { want: Want::reference(), decode: decode_ref })
     }
 
-    /// Drops the result in Python.
+    /// Drops the result in Python: for calls that are made for what they do.
     ///
     /// # Errors
     /// Awaited: see [`enum@Error`].
@@ -424,6 +556,20 @@ impl Drop for Waiting {
 }
 
 /// A call that is being made: submitted at its first poll, given up when dropped.
+///
+/// It is `Send` and owns all it needs: it may be built in one task and awaited in another, on any
+/// runtime. Dropped before its end, a call that has not begun never will; one that has is given
+/// `cancel_grace`, and then its worker is killed.
+///
+/// ```
+/// # #[actix::main]
+/// # async fn main() -> snakebridge::Result<()> {
+/// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(2)).start().await?;
+/// let roots = [1, 4, 9].map(|square| py.call("math", "isqrt", (square,)).extract::<u32>());
+/// assert_eq!(futures::future::try_join_all(roots).await?, [1, 2, 3]);
+/// # py.shutdown().await
+/// # }
+/// ```
 #[must_use = "a call does nothing until it is awaited"]
 pub struct CallFuture<R> {
     state: State,

@@ -21,6 +21,17 @@ impl PyRef {
 
     /// Calls the object itself.
     ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// let parse = py.get("builtins", "int").into_ref().await?;
+    /// let value: u32 = parse.call(("ff",)).kwarg("base", 16).extract().await?;
+    /// assert_eq!(value, 255);
+    /// # py.shutdown().await
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// Awaited: see [`enum@crate::Error`].
     pub fn call(&self, args: impl IntoArgs) -> Call {
@@ -43,7 +54,18 @@ impl PyRef {
         self.step(Step::GetAttr { name: name.into() }, ())
     }
 
-    /// Sets an attribute.
+    /// Sets an attribute; the name is not dotted.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// let options = py.call("types", "SimpleNamespace", ()).into_ref().await?;
+    /// options.setattr("depth", 3).await?;
+    /// assert_eq!(options.getattr("depth").extract::<u8>().await?, 3);
+    /// # py.shutdown().await
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// Awaited: see [`enum@crate::Error`].
@@ -60,6 +82,19 @@ impl PyRef {
     }
 
     /// Sets an item.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// let ages = py.call("builtins", "dict", ()).into_ref().await?;
+    /// ages.set_item("Ada", 36).await?;
+    /// assert_eq!(ages.get_item("Ada").extract::<u8>().await?, 36);
+    /// ages.del_item("Ada").await?;
+    /// assert_eq!(ages.len().await?, 0);
+    /// # py.shutdown().await
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// Awaited: see [`enum@crate::Error`].
@@ -101,6 +136,17 @@ impl PyRef {
     }
 
     /// The object by value, as any type that serde can deserialise.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// let counts = py.call("collections", "Counter", ("aab",)).into_ref().await?;
+    /// let counts: std::collections::BTreeMap<char, u32> = counts.extract().await?;
+    /// assert_eq!(counts[&'a'], 2);
+    /// # py.shutdown().await
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// Awaited: `Convert` if it does not fit without loss; else see [`enum@crate::Error`].

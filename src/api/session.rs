@@ -20,6 +20,26 @@ use tokio::sync::oneshot;
 ///
 /// Clones, and other handles of the same id, are the same session. It begins with its first call and
 /// ends with [`release`](Self::release), or its TTL after the last handle, ref and call of it went.
+///
+/// ```
+/// # #[actix::main]
+/// # async fn main() -> snakebridge::Result<()> {
+/// use snakebridge::{Affinity, PoolConfig, PyRef, SnakeBridge};
+///
+/// let pool = PoolConfig::new("p").size(2).affinity(Affinity::StrictQueue);
+/// let py = SnakeBridge::builder().pool(pool).start().await?;
+/// let session = py.session("user_42");
+/// assert_eq!(session.home("p").await, None);
+///
+/// let counts: PyRef = session.call("collections", "Counter", ("abracadabra",)).into_ref().await?;
+/// assert_eq!(session.home("p").await.as_ref(), Some(counts.worker()));
+///
+/// session.release().await?;
+/// let error = counts.len().await.unwrap_err();
+/// assert_eq!(error.code(), "ref_not_found");
+/// # py.shutdown().await
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Session(Arc<Inner>);
 
@@ -103,8 +123,29 @@ impl Session {
         async move { asked?.await.ok().flatten() }
     }
 
-    /// Forgets homes that are missing or tainted, and lost refs, so that strict calls find a new
-    /// home; never a healthy home. Calls that wait are routed again.
+    /// Forgets homes that are missing or tainted, so that strict calls find a new home; never a
+    /// healthy home. It resolves when every pool has done so.
+    ///
+    /// What the session kept in a worker that is gone stays lost: this says that its owner knows.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// use snakebridge::{Affinity, PoolConfig, SnakeBridge};
+    ///
+    /// let pool = PoolConfig::new("p").size(1).affinity(Affinity::StrictQueue);
+    /// let py = SnakeBridge::builder().pool(pool).start().await?;
+    /// let session = py.session("a");
+    /// let died = session.call("os", "_exit", (3,)).await.unwrap_err();
+    /// assert_eq!(died.code(), "worker_crashed");
+    /// let refused = session.call("os", "getpid", ()).await.unwrap_err();
+    /// assert_eq!(refused.code(), "session_worker_unavailable");
+    ///
+    /// session.reset().await?;
+    /// session.call("os", "getpid", ()).discard().await?;
+    /// # py.shutdown().await
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// `ShuttingDown`.

@@ -15,6 +15,15 @@ use std::fmt;
 use std::time::Duration;
 
 /// How a call chooses between the worker that its session prefers and the others.
+///
+/// Its names in serde, and in print, are `hint`, `strict_queue` and `strict_fail_fast`.
+///
+/// ```
+/// use snakebridge::Affinity;
+///
+/// assert_eq!(Affinity::default(), Affinity::Hint);
+/// assert_eq!(Affinity::StrictQueue.to_string(), "strict_queue");
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Affinity {
@@ -68,6 +77,17 @@ pub enum LogLevel {
 }
 
 /// The configuration of a whole bridge.
+///
+/// ```
+/// use snakebridge::{Affinity, Config, LogLevel, PoolConfig};
+/// use std::time::Duration;
+///
+/// let config = Config::new()
+///     .pool(PoolConfig::new("hint_pool").size(2))
+///     .pool(PoolConfig::new("strict_pool").size(2).affinity(Affinity::StrictQueue))
+///     .timeout(Duration::from_secs(30))
+///     .session_cleanup_log_level(LogLevel::Debug);
+/// ```
 #[derive(Clone, Debug)]
 pub struct Config {
     pub(crate) pools: Vec<PoolConfig>,

@@ -94,7 +94,8 @@ impl PoolConfig {
         self
     }
 
-    /// The affinity of calls that name none. Default: `Hint`.
+    /// The affinity of calls that name none. Default: `Hint`. Where sessions keep state in Python,
+    /// `StrictQueue` makes their calls wait rather than miss it.
     pub fn affinity(mut self, affinity: Affinity) -> Self {
         self.affinity = affinity;
         self
@@ -108,7 +109,9 @@ impl PoolConfig {
         self
     }
 
-    /// How many calls may wait. Default: 1,000; one more gets `PoolSaturated`.
+    /// How many calls may wait. Default: 1,000; one more gets `PoolSaturated`, or takes the place of
+    /// the newest one of the session that has most waiting. More bear a longer burst, and let each
+    /// call of it wait for longer.
     pub fn max_queue_size(mut self, calls: usize) -> Self {
         self.max_queue_size = calls;
         self
@@ -132,19 +135,21 @@ impl PoolConfig {
         self
     }
 
-    /// How long cancelled work may go on before its worker is killed. Default: 2 s.
+    /// How long a call may go on after its deadline, or after its caller left, before its worker is
+    /// killed. Default: 2 s. Where several calls run at once, the others get as long once more.
     pub fn cancel_grace(mut self, grace: Duration) -> Self {
         self.cancel_grace = grace;
         self
     }
 
-    /// How long running calls may go on at shutdown. Default: 5 s.
+    /// How long running calls may go on at shutdown before their worker is killed. Default: 5 s.
     pub fn shutdown_grace(mut self, grace: Duration) -> Self {
         self.shutdown_grace = grace;
         self
     }
 
-    /// How long a retiring worker keeps the sessions that hold state in it. Default: 60 s.
+    /// How long a retiring worker keeps the sessions that hold refs in it. Default: 60 s; then they
+    /// are lost as in a crash, though what runs finishes.
     pub fn retire_grace(mut self, grace: Duration) -> Self {
         self.retire_grace = grace;
         self
@@ -157,7 +162,8 @@ impl PoolConfig {
         self
     }
 
-    /// The interpreter. Default: `SNAKEBRIDGE_PYTHON`, `VIRTUAL_ENV`, `./.venv`, `python3`, whichever is first.
+    /// The interpreter, CPython 3.10 or later. Default: `SNAKEBRIDGE_PYTHON`, `VIRTUAL_ENV`,
+    /// `./.venv`, `python3`, whichever is first. The first that is named must do.
     pub fn python(mut self, path: impl Into<PathBuf>) -> Self {
         self.python = Some(path.into());
         self
@@ -181,7 +187,9 @@ impl PoolConfig {
         self
     }
 
-    /// Modules that are loaded once, before workers are forked. Default: none.
+    /// Modules that are loaded once, before workers are forked, which then have them at once.
+    /// Default: none. One that leaves threads running makes the workers be executed instead. One
+    /// that cannot be imported fails the start of the bridge, with Python's own words.
     pub fn preload<I>(mut self, modules: I) -> Self
     where
         I: IntoIterator,
@@ -191,7 +199,8 @@ impl PoolConfig {
         self
     }
 
-    /// A function, as `module:function`, that each worker calls before it takes calls. Default: none.
+    /// A function without arguments, as `module:function`, that each worker calls before it takes
+    /// calls. Default: none.
     pub fn init(mut self, function: impl Into<String>) -> Self {
         self.init = Some(function.into());
         self

@@ -24,19 +24,21 @@ impl SessionOptions {
         Self::default()
     }
 
-    /// How long the session lives after its last use, once nothing holds it.
+    /// How long the session lives after its last use, once nothing holds it. Default: that of the
+    /// bridge, 1 hour.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self
     }
 
-    /// How many refs it may hold at once.
+    /// How many refs it may hold at once; a call that would make one more gets `RefLimit`. Default:
+    /// that of the bridge, 10,000.
     pub fn max_refs(mut self, limit: usize) -> Self {
         self.max_refs = Some(limit);
         self
     }
 
-    /// What becomes of it when a home is lost, in whichever pool.
+    /// What becomes of it when a home is lost, in whichever pool. Default: as the pool says.
     pub fn on_worker_lost(mut self, then: OnWorkerLost) -> Self {
         self.on_worker_lost = Some(then);
         self

@@ -179,6 +179,18 @@ impl Value {
     }
 
     /// The handle of an object that stayed in Python, an iterator or not.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// let class = py.get("builtins", "object").into_ref().await?;
+    /// let pair = py.call("builtins", "list", ((1, &class),)).await?;
+    /// assert_eq!(pair[0].as_i64(), Some(1));
+    /// assert_eq!(pair[1].as_pyref().unwrap().type_name(), "type");
+    /// # py.shutdown().await
+    /// # }
+    /// ```
     pub fn as_pyref(&self) -> Option<&PyRef> {
         match self {
             Self::Ref(handle) | Self::Stream(handle) => Some(handle),

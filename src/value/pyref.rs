@@ -15,6 +15,29 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// It is an argument and a result, alone or inside any serde structure. The object is let go when
 /// the last clone is dropped. Two handles are equal if they are of the same object *and* came from
 /// the same result: each time that an object is returned makes a handle of its own.
+///
+/// Calls on it go to the worker that has the object, in the session that it belongs to, whatever
+/// their affinity. When its session ends they get `RefNotFound`, when its worker is gone `RefLost`.
+///
+/// ```
+/// # #[actix::main]
+/// # async fn main() -> snakebridge::Result<()> {
+/// use snakebridge::PyRef;
+/// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+///
+/// let numbers: PyRef = py.call("collections", "deque", (vec![1, 2, 3],)).into_ref().await?;
+/// assert_eq!((numbers.module(), numbers.type_name()), ("collections", "deque"));
+/// numbers.call_method("rotate", (1,)).discard().await?;
+/// assert_eq!(numbers.len().await?, 3);
+/// assert_eq!(numbers.get_item(0).extract::<u8>().await?, 3);
+/// assert_eq!(numbers.repr().await?, "deque([3, 1, 2])");
+///
+/// // as an argument, alone or inside any structure
+/// let largest: u8 = py.call("builtins", "max", (&numbers,)).extract().await?;
+/// assert_eq!(largest, 3);
+/// # py.shutdown().await
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct PyRef(Arc<Inner>);
 
