@@ -3,5 +3,5 @@
 mod find;
 mod sources;
 
-pub(crate) use find::{FindError, Interpreter, find};
+pub(crate) use find::{Interpreter, find};
 pub(crate) use sources::{BOOTSTRAP, Modules};

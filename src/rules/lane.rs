@@ -335,6 +335,7 @@ impl Lane {
     }
 
     /// How many calls are open at the worker.
+    #[cfg(test)]
     pub(crate) fn open(&self) -> usize {
         self.open.len()
     }

@@ -156,9 +156,7 @@ impl World {
         world.post_in(Mailbox::Nowhere(1), Message::Fault, 2_000);
         world.until("the clients are done", |world| world.clients_left == 0);
         world.is_calm = true;
-        let tainted: Vec<WorkerId> =
-            world.pool.workers().filter(|view| view.tainted.is_some()).map(|view| view.id.clone()).collect();
-        for worker in tainted {
+        for worker in world.pool.tainted() {
             world.post(Mailbox::Pool, Message::ClearTaint(worker));
         }
         world.until("every call is answered and every slot is ready", |world| {
