@@ -190,11 +190,11 @@ impl WorkerActor {
         }
         let session = request.hold.key().clone();
         let (deadline, timeout) = (request.deadline, request.timeout);
-        if let Some(sent) = self.lane.handle_granted(call, session, deadline, timeout, Instant::now()) {
-            if let Err(unsendable) = self.outbox.send_call(&request, sent, &self.page) {
-                tracing::warn!(target: "snakebridge::worker", worker = %self.id, %call, error = %unsendable, "no memory for a large argument");
-                self.distrust(format!("the host has no memory for its next call: {unsendable}"));
-            }
+        if let Some(sent) = self.lane.handle_granted(call, session, deadline, timeout, Instant::now())
+            && let Err(unsendable) = self.outbox.send_call(&request, sent, &self.page)
+        {
+            tracing::warn!(target: "snakebridge::worker", worker = %self.id, %call, error = %unsendable, "no memory for a large argument");
+            self.distrust(format!("the host has no memory for its next call: {unsendable}"));
         }
         self.requests.insert(call, request);
         self.perform();

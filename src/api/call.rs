@@ -118,7 +118,7 @@ impl Want {
 }
 
 impl<R> Call<R> {
-    fn as_wanted<S>(self, want: Want, decode: Decode<S>) -> Call<S> {
+    fn with_want<S>(self, want: Want, decode: Decode<S>) -> Call<S> {
         Call(CallFuture::new(self.into_draft(), Finish { want, decode }))
     }
 
@@ -272,15 +272,15 @@ impl Call<Value> {
     }
 
     pub(crate) fn wanting_ref(self) -> Call<PyRef> {
-        self.as_wanted(Want::reference(), decode_ref)
+        self.with_want(Want::reference(), decode_ref)
     }
 
     pub(crate) fn wanting_nothing(self) -> Call<()> {
-        self.as_wanted(Want::discard(), |_, _, _| Ok(()))
+        self.with_want(Want::discard(), |_, _, _| Ok(()))
     }
 
     pub(crate) fn wanting<T: DeserializeOwned + Send + 'static>(self) -> Call<T> {
-        self.as_wanted(Want::extract::<T>(), pickle::decode::<T>)
+        self.with_want(Want::extract::<T>(), pickle::decode::<T>)
     }
 }
 

@@ -515,7 +515,7 @@ impl<'de, N: Tree<'de>> Unholdable<N> {
         self
     }
 
-    fn under(self: Box<Self>, mut path: Vec<Segment<N>>) -> DeError {
+    fn under(self, mut path: Vec<Segment<N>>) -> DeError {
         path.extend(self.way.into_iter().rev());
         let mut error = DeError::new(self.expected);
         error.0.path = Some(render(&path));
