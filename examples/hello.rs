@@ -1,6 +1,7 @@
 //! The first program: call Python functions, keep an object there, and stop.
 //!
 //! `cargo run --example hello`
+#![expect(clippy::print_stdout, reason = "it shows what it does")]
 
 use snakebridge::{PyRef, SnakeBridge, Value};
 
@@ -16,9 +17,9 @@ async fn main() -> snakebridge::Result<()> {
     println!("json.loads(…) = {value}");
     assert_eq!(value["tags"][1], Value::Float(2.5));
 
-    let rounded: f64 = py.call("builtins", "round", (2.71828,)).kwarg("ndigits", 2).extract().await?;
-    println!("round(2.71828, ndigits=2) = {rounded}");
-    assert_eq!(rounded, 2.72);
+    let rounded: f64 = py.call("builtins", "round", (1.2345,)).kwarg("ndigits", 2).extract().await?;
+    println!("round(1.2345, ndigits=2) = {rounded}");
+    assert_eq!(rounded, 1.23);
 
     // An object that stays in Python; freed there when the last clone of the handle is dropped.
     let counts: PyRef = py.call("collections", "Counter", ("abracadabra",)).into_ref().await?;
