@@ -296,13 +296,21 @@ fn what_does_not_fit_is_named_with_its_place() {
         ("cycle()", |p, e| p.value(e).err(), "a cycle"),
         ("(lambda t: t[0].append(t) or t)(([],))", |p, e| p.value(e).err(), "a cycle"),
         ("deep(401)", |p, e| p.value(e).err(), "nesting"),
-        ("deep(100000)", |p, e| p.value(e).err(), "EncodeError: the result is nested too deep"),
+        (
+            "deep(100000)",
+            |p, e| p.value(e).err(),
+            "EncodeError: the result is nested more than 400 deep, or holds itself",
+        ),
         (
             "deep(100000, Link)",
             |p, e| p.extract::<serde_json::Value>(e).err(),
-            "EncodeError: the result is nested too deep",
+            "EncodeError: the result is nested more than 400 deep, or holds itself",
         ),
-        ("cycle()", |p, e| p.extract::<Vec<Value>>(e).err(), "EncodeError: the result is nested too deep"),
+        (
+            "cycle()",
+            |p, e| p.extract::<Vec<Value>>(e).err(),
+            "EncodeError: the result is nested more than 400 deep, or holds itself",
+        ),
         ("[object(), Hostile(1)]", |p, e| p.extract::<serde_json::Value>(e).err(), "ValueError: no x for you"),
     ];
     for mut python in all() {
