@@ -72,15 +72,15 @@ impl Hold {
     }
 
     /// Lets go of a ref that was counted.
-    pub(crate) fn free(&self, id: RefId, worker: &WorkerId) {
+    pub(crate) fn free(&self, id: RefId) {
         self.state.refs.fetch_sub(1, Ordering::Relaxed);
-        self.registry().do_send(RefDropped { id, worker: worker.clone() });
+        self.registry().do_send(RefDropped { id });
     }
 }
 
 impl RefOwner for Hold {
-    fn ref_dropped(&self, id: RefId, _session: &SessionKey, worker: &WorkerId) {
-        self.free(id, worker);
+    fn ref_dropped(&self, id: RefId, _session: &SessionKey, _worker: &WorkerId) {
+        self.free(id);
     }
 
     fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {

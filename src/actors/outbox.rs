@@ -52,14 +52,19 @@ impl Outbox {
     /// Sends a call, or keeps it until there is room.
     ///
     /// # Errors
-    /// There is no memory for its body; nothing was sent.
+    /// There is no memory for its body. It waits, to be revoked: with its request gone it is sent as an
+    /// empty shell, for the worker to pass.
     pub(crate) fn send_call(&mut self, request: &Request, sent: Sent, page: &Page) -> io::Result<()> {
         // Behind another that waits for a block it waits as well: calls are numbered in this order.
         let blocked = self.waiting.iter().any(|waiting| matches!(waiting, Waiting::Call { .. }));
-        if blocked || !self.try_call(request.call, sent, &request.plan, &request.body, page)? {
+        let outcome = match blocked {
+            true => Ok(false),
+            false => self.try_call(request.call, sent, &request.plan, &request.body, page),
+        };
+        if !matches!(outcome, Ok(true)) {
             self.waiting.push_back(Waiting::Call { call: request.call, sent, plan: Arc::clone(&request.plan) });
         }
-        Ok(())
+        outcome.map(drop)
     }
 
     /// `false`: every block is lent.
@@ -108,7 +113,15 @@ impl Outbox {
     }
 
     /// Sends what waits, as far as there is room, and registers for more.
-    pub(crate) fn poll_flush(&mut self, task: &mut Context<'_>, requests: &HashMap<CallId, Request>, page: &Page) {
+    ///
+    /// # Errors
+    /// As [`send_call`](Self::send_call), of which call.
+    pub(crate) fn poll_flush(
+        &mut self,
+        task: &mut Context<'_>,
+        requests: &HashMap<CallId, Request>,
+        page: &Page,
+    ) -> Result<(), (CallId, io::Error)> {
         while let Some(waiting) = self.waiting.pop_front() {
             match waiting {
                 Waiting::Message(message) => {
@@ -117,7 +130,7 @@ impl Outbox {
                         self.waiting.push_front(Waiting::Message(std::mem::take(&mut self.head)));
                         // An error of the registration is one of the socket, which its reader sees.
                         if self.channel.poll_send_ready(task).is_pending() {
-                            return;
+                            return Ok(());
                         }
                     }
                 }
@@ -127,14 +140,14 @@ impl Outbox {
                     let later = std::mem::take(&mut self.waiting);
                     let placed = self.try_call(call, sent, &plan, body, page);
                     self.waiting.extend(later);
-                    // Without memory it waits for a block as well: one comes back with each reply.
                     if !matches!(placed, Ok(true)) {
                         self.waiting.push_front(Waiting::Call { call, sent, plan });
-                        return;
+                        return placed.map(drop).map_err(|error| (call, error));
                     }
                 }
             }
         }
+        Ok(())
     }
 
     pub(crate) fn poll_recv(

@@ -144,7 +144,6 @@ impl Handler<RefsMade> for Registry {
 #[rtype(result = "()")]
 pub(crate) struct RefDropped {
     pub(crate) id: RefId,
-    pub(crate) worker: WorkerId,
 }
 
 impl Handler<RefDropped> for Registry {

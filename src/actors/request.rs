@@ -32,6 +32,7 @@ pub(crate) struct Request {
     pub(crate) plan: Arc<[u8]>,
     pub(crate) body: Vec<u8>,
     /// Kept alive until the call has ended.
+    #[expect(dead_code, reason = "held, not read: while a handle lives, so does its object")]
     pub(crate) refs: Vec<PyRef>,
     pub(crate) hold: Arc<Hold>,
     pub(crate) promise: Promise,
@@ -171,7 +172,7 @@ impl Reply {
 impl Drop for Reply {
     fn drop(&mut self) {
         for id in self.refs.drain(..) {
-            self.hold.free(id, &self.worker);
+            self.hold.free(id);
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::wire::{Body, Ended, FromWorker, PROTOCOL, Place, ToWorker};
 use actix::prelude::*;
 use std::collections::HashMap;
 use std::future::poll_fn;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -29,6 +30,8 @@ use std::time::{Duration, Instant};
 
 /// How long the zygote may take to say how a worker ended, once its end was seen.
 const STATUS_WAIT: Duration = Duration::from_millis(10);
+/// How many refs one message frees: it has to fit into a datagram.
+const MOST_FREED: usize = 4096;
 /// How many messages are taken in before the mailbox gets its turn.
 const BATCH: usize = 64;
 
@@ -193,13 +196,22 @@ impl WorkerActor {
         }
         let session = request.hold.key().clone();
         let (deadline, timeout) = (request.deadline, request.timeout);
-        if let Some(sent) = self.lane.handle_granted(call, session, deadline, timeout, Instant::now()) {
-            if let Err(unsendable) = self.outbox.send_call(&request, sent, &self.page) {
-                tracing::warn!(target: "snakebridge::worker", worker = %self.id, %call, error = %unsendable, "no memory for a large argument");
-                self.distrust(format!("the host has no memory for its next call: {unsendable}"));
-            }
-        }
+        let sent = self.lane.handle_granted(call, session, deadline, timeout, Instant::now());
+        let outcome = sent.map_or(Ok(()), |sent| self.outbox.send_call(&request, sent, &self.page));
         self.requests.insert(call, request);
+        if let Err(error) = outcome {
+            self.unsendable(call, &error);
+        }
+        self.perform();
+    }
+
+    /// There is no memory for the body of a call: it is refused, and passed by the worker.
+    fn unsendable(&mut self, call: CallId, error: &io::Error) {
+        if let Some(request) = self.requests.remove(&call) {
+            let what = format!("the host has no memory for the arguments: {error}");
+            request.promise.answer(Err(Error::internal(what, Ran::No)));
+        }
+        self.lane.cancel(call, Instant::now());
         self.perform();
     }
 
@@ -228,6 +240,7 @@ impl WorkerActor {
                 Ok(())
             }
             FromWorker::Hello { protocol, .. } => Err(format!("a greeting of protocol {protocol}")),
+            FromWorker::StartFailed { .. } if self.greeted => Err("a failed start after its greeting".to_owned()),
             FromWorker::StartFailed { body } => {
                 let body = self.body(body, inline)?;
                 let cause = pickle::decode_error(&body).map_err(|error| format!("{error:?}"))?.to_string();
@@ -329,8 +342,8 @@ impl WorkerActor {
     }
 
     fn free(&mut self, refs: Vec<RefId>) {
-        if !refs.is_empty() {
-            let refs = refs.into_iter().map(|id| id.0).collect();
+        for refs in refs.chunks(MOST_FREED) {
+            let refs = refs.iter().map(|id| id.0).collect();
             self.outbox.send(|released| ToWorker::Free { refs, released }, &self.page);
         }
     }
@@ -349,7 +362,7 @@ impl WorkerActor {
         if self.closed {
             return false;
         }
-        let last = self.exit.is_none() && !self.exit_seen && self.lane.open() == 1;
+        let last = self.exit.is_none() && !self.exit_seen && self.lane.due() == 1;
         match self.outbox.poll_recv(task, &mut self.inbox, last) {
             Poll::Ready(Ok(0)) => {
                 // A process that closes its socket serves nobody any more.
@@ -457,7 +470,9 @@ impl ActorFuture<WorkerActor> for Pump {
         if actor.phase == Phase::Judged {
             return Poll::Ready(());
         }
-        actor.outbox.poll_flush(task, &actor.requests, &actor.page);
+        while let Err((call, error)) = actor.outbox.poll_flush(task, &actor.requests, &actor.page) {
+            actor.unsendable(call, &error);
+        }
         // Looked at before the last read: what was written before the exit is then read to its end,
         // though a process that it forked may hold the socket open.
         let exited = actor.exit.is_some() || actor.watch.as_ref().is_some_and(|watch| watch.poll_dead(task).is_ready());

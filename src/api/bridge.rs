@@ -567,6 +567,7 @@ impl SnakeBridge {
 }
 
 /// Ends the session of that id, if it lives, and resolves when nothing of it is left.
+#[expect(clippy::manual_async_fn, reason = "the future is owned: it borrows nothing")]
 pub(crate) fn end_session(life: Arc<Life>, id: Option<SessionId>) -> impl Future<Output = Result<()>> + Send + 'static {
     async move {
         let Some((state, actor)) = id.and_then(|id| life.core.directory.find(&id)) else { return Ok(()) };

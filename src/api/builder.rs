@@ -80,6 +80,7 @@ impl Builder {
     /// # Errors
     /// `Config` for a configuration that makes no sense, `Spawn` if no interpreter is found or
     /// workers cannot be started. Nothing is left running then.
+    #[expect(clippy::manual_async_fn, reason = "the future is owned: it borrows nothing")]
     pub fn start(self) -> impl Future<Output = Result<SnakeBridge>> + Send + 'static {
         async move {
             self.config.validate()?;

@@ -9,9 +9,10 @@ use crate::actors::refusal;
 use crate::actors::request::{Place, Promise, Reply, Request};
 use crate::actors::session::{self, GiveUp};
 use crate::config::{Affinity, SessionOptions};
-use crate::error::{Error, Ran, Result};
+use crate::error::{ConvertError, Error, Ran, Result};
 use crate::id::{CallId, PoolName, SessionId};
 use crate::pickle::{self, Budget, DecodeError, Fragment};
+use crate::process::LARGEST_BODY;
 use crate::rules::address::{RefAddress, address};
 use crate::value::{PyRef, RefSource, Value};
 use crate::wire::{Plan, Step};
@@ -125,7 +126,7 @@ impl Want {
 }
 
 impl<R> Call<R> {
-    fn as_wanted<S>(self, want: Want, decode: Decode<S>) -> Call<S> {
+    fn with_want<S>(self, want: Want, decode: Decode<S>) -> Call<S> {
         Call(CallFuture::new(self.into_draft(), Finish { want, decode }))
     }
 
@@ -404,15 +405,15 @@ impl Call<Value> {
     }
 
     pub(crate) fn wanting_ref(self) -> Call<PyRef> {
-        self.as_wanted(Want::reference(), decode_ref)
+        self.with_want(Want::reference(), decode_ref)
     }
 
     pub(crate) fn wanting_nothing(self) -> Call<()> {
-        self.as_wanted(Want::discard(), |_, _, _| Ok(()))
+        self.with_want(Want::discard(), |_, _, _| Ok(()))
     }
 
     pub(crate) fn wanting<T: DeserializeOwned + Send + 'static>(self) -> Call<T> {
-        self.as_wanted(Want::extract::<T>(), pickle::decode::<T>)
+        self.with_want(Want::extract::<T>(), pickle::decode::<T>)
     }
 }
 
@@ -447,6 +448,9 @@ impl Draft {
         }
 
         let (plan, body) = assemble(receiver, steps, want);
+        let plan = plan.encode();
+        too_large("names and type", plan.len() as u64, LONGEST_PLAN)?;
+        too_large("arguments", body.bytes.len() as u64, LARGEST_BODY)?;
         let mut ref_hold = None;
         let mut addresses = Vec::new();
         for handle in &body.refs {
@@ -488,7 +492,7 @@ impl Draft {
             deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
             timeout,
             queue_timeout,
-            plan: plan.encode().into(),
+            plan: plan.into(),
             body: body.bytes,
             refs: body.refs,
             hold,
@@ -496,6 +500,17 @@ impl Draft {
         }));
         Ok(Waiting { call, answer, place, actor, over: false })
     }
+}
+
+/// What a call says beside its arguments has to fit into one message.
+const LONGEST_PLAN: u64 = 64 * 1024;
+
+fn too_large(what: &str, length: u64, limit: u64) -> Result<()> {
+    if length <= limit {
+        return Ok(());
+    }
+    let (expected, found) = (format!("{what} of at most {limit} bytes"), format!("{length} bytes"));
+    Err(ConvertError { path: String::new(), expected, found, ran: Ran::No }.into())
 }
 
 /// The session of a ref that may be used in a call of this bridge.

@@ -114,7 +114,6 @@ impl PyRef {
     ///
     /// # Errors
     /// Awaited: see [`enum@crate::Error`].
-    #[expect(clippy::len_without_is_empty, reason = "it is a call into Python, not a size at hand")]
     pub fn len(&self) -> Call<usize> {
         self.step(Step::Len, ()).wanting()
     }
@@ -158,6 +157,7 @@ impl PyRef {
     ///
     /// # Errors
     /// None today.
+    #[expect(clippy::manual_async_fn, reason = "the future is owned: it borrows nothing")]
     pub fn release(self) -> impl Future<Output = Result<()>> + Send + 'static {
         async move {
             self.let_go();

@@ -2,4 +2,4 @@
 
 mod events;
 
-pub(crate) use events::{EventStream, Events};
+pub(crate) use events::Events;

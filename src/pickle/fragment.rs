@@ -91,12 +91,6 @@ impl Fragment {
         Self { bytes: vec![NONE], refs: Vec::new() }
     }
 
-    pub(crate) fn str(text: &str) -> Self {
-        let mut bytes = Vec::with_capacity(text.len() + 5);
-        opcode::write_str(&mut bytes, text);
-        Self { bytes, refs: Vec::new() }
-    }
-
     pub(crate) fn of_ref(handle: &PyRef) -> Self {
         let mut bytes = Vec::new();
         opcode::write_resolve(&mut bytes, handle.id().0);
@@ -130,10 +124,6 @@ impl Fragment {
     /// How many bytes it takes in a body.
     pub(crate) fn len(&self) -> usize {
         self.bytes.len()
-    }
-
-    pub(crate) fn refs(&self) -> &[PyRef] {
-        &self.refs
     }
 
     /// The whole pickle of this one object.

@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// The smallest block; each size class is four times the one before.
 const SMALLEST: u64 = 64 * 1024;
 /// The largest block, and so the largest body.
-pub(super) const LARGEST: u64 = 1 << 30;
+pub(crate) const LARGEST: u64 = 1 << 30;
 /// How many blocks a direction has at most; few enough for the side socket to hold every descriptor.
 pub(super) const MAX_BLOCKS: usize = 64;
 /// How much memory the blocks in use may hold.
@@ -128,6 +128,7 @@ impl BlockPool {
     }
 
     /// Gives the memory of all idle blocks back to the system.
+    #[cfg_attr(not(test), expect(dead_code, reason = "idle blocks hold at most `MAX_IDLE` without it"))]
     pub(crate) fn trim(&mut self) {
         for block in self.blocks.iter_mut().filter(|block| block.lent.is_none()) {
             block.empty();

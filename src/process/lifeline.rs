@@ -22,11 +22,6 @@ impl Lifeline {
     pub(super) fn new(end: OwnedFd) -> Self {
         Self { end }
     }
-
-    #[cfg(test)]
-    pub(super) fn duplicate(&self) -> OwnedFd {
-        self.end.try_clone().expect("a descriptor is left")
-    }
 }
 
 impl Drop for Lifeline {

@@ -22,7 +22,7 @@ mod spawn;
 mod tests;
 mod zygote;
 
-pub(crate) use blocks::{BadBlock, BlockName, BlockPool, BlockTable};
+pub(crate) use blocks::{BadBlock, BlockName, BlockPool, BlockTable, LARGEST as LARGEST_BODY};
 pub(crate) use channel::{Channel, INLINE_LIMIT, MESSAGE_LIMIT};
 pub(crate) use exit::{Exit, ExitStatus};
 pub(crate) use lifeline::{DeathWatch, Lifeline};
@@ -31,7 +31,7 @@ pub(crate) use output::Output;
 pub(crate) use page::Page;
 pub(crate) use reports::{ZygoteEvent, ZygoteEvents};
 pub(crate) use spawn::tied;
-pub(crate) use zygote::{Guarantees, StartError, Zygote, ZygoteSpec};
+pub(crate) use zygote::{StartError, Zygote, ZygoteSpec};
 
 /// The resident memory of a process, in bytes; 0 if the system does not say.
 pub(crate) fn resident_bytes(pid: u32) -> u64 {

@@ -74,7 +74,49 @@ impl Page {
         self.entry(entry, ENTRY_BEGUN).load(Ordering::Acquire)
     }
 
-    /// The same for calls that run nested inside others, which overtake the plain ones.
+    /// Takes a sent call back: the worker passes it over unless it has begun. Only after
+    /// [`barrier`](Self::barrier) does *begun* say which. At most the last 64 numbers can be
+    /// taken back at once, which is more than are ever sent ahead.
+    pub(crate) fn revoke(&self, seq: u64) {
+        self.word(FIRST_REVOKE + seq as usize % REVOKE_WORDS).store(seq, Ordering::Release);
+    }
+
+    /// Makes a revoke exact: after it, either the worker sees the revoke words written before it,
+    /// or this side sees *begun*. `false`: the worker is not yet, or cannot be, reached by barriers, and what was sent must be taken for begun.
+    #[must_use]
+    pub(crate) fn barrier(&self) -> bool {
+        if self.word(WORD_FENCED).load(Ordering::Acquire) == 0 {
+            return false;
+        }
+        std::sync::atomic::fence(Ordering::SeqCst);
+        rustix::thread::membarrier(MembarrierCommand::GlobalExpedited).is_ok()
+    }
+
+    /// Counts a message sent to the worker; after the send, never before, or the worker wakes to find nothing.
+    pub(crate) fn count_sent(&self) {
+        self.word(WORD_HOST_SENT).fetch_add(1, Ordering::Release);
+    }
+
+    fn entry_words(&self) -> usize {
+        (WORDS - FIRST_ENTRY) / self.entries as usize
+    }
+
+    fn entry(&self, entry: u32, word: usize) -> &AtomicU64 {
+        assert!(entry < self.entries, "entry {entry} of {}", self.entries);
+        self.word(FIRST_ENTRY + entry as usize * self.entry_words() + word)
+    }
+
+    fn word(&self, index: usize) -> &AtomicU64 {
+        self.memory.word(index)
+    }
+}
+
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "Python keeps these words and the tests check both sides; nothing is decided by them")
+)]
+impl Page {
+    /// As [`begun`](Self::begun), for calls that run nested inside others, which overtake the plain ones.
     pub(crate) fn begun_nested(&self, entry: u32) -> u64 {
         self.entry(entry, ENTRY_BEGUN_NESTED).load(Ordering::Acquire)
     }
@@ -101,29 +143,6 @@ impl Page {
         self.entry(entry, ENTRY_BEGAN_AT).load(Ordering::Acquire)
     }
 
-    /// Takes a sent call back: the worker passes it over unless it has begun. Only after
-    /// [`barrier`](Self::barrier) does *begun* say which. At most the last 64 numbers can be
-    /// taken back at once, which is more than are ever sent ahead.
-    pub(crate) fn revoke(&self, seq: u64) {
-        self.word(FIRST_REVOKE + seq as usize % REVOKE_WORDS).store(seq, Ordering::Release);
-    }
-
-    /// Makes a revoke exact: after it, either the worker sees the revoke words written before it,
-    /// or this side sees *begun*. `false`: the worker is not yet, or cannot be, reached by barriers, and what was sent must be taken for begun.
-    #[must_use]
-    pub(crate) fn barrier(&self) -> bool {
-        if self.word(WORD_FENCED).load(Ordering::Acquire) == 0 {
-            return false;
-        }
-        std::sync::atomic::fence(Ordering::SeqCst);
-        rustix::thread::membarrier(MembarrierCommand::GlobalExpedited).is_ok()
-    }
-
-    /// Counts a message sent to the worker; after the send, never before, or the worker wakes to find nothing.
-    pub(crate) fn count_sent(&self) {
-        self.word(WORD_HOST_SENT).fetch_add(1, Ordering::Release);
-    }
-
     /// How many messages the worker has sent.
     pub(crate) fn worker_sent(&self) -> u64 {
         self.word(WORD_WORKER_SENT).load(Ordering::Acquire)
@@ -137,19 +156,6 @@ impl Page {
     /// The call that the next interrupt is meant for; 0: none.
     pub(crate) fn set_interrupt(&self, seq: u64) {
         self.word(WORD_INTERRUPT).store(seq, Ordering::SeqCst);
-    }
-
-    fn entry_words(&self) -> usize {
-        (WORDS - FIRST_ENTRY) / self.entries as usize
-    }
-
-    fn entry(&self, entry: u32, word: usize) -> &AtomicU64 {
-        assert!(entry < self.entries, "entry {entry} of {}", self.entries);
-        self.word(FIRST_ENTRY + entry as usize * self.entry_words() + word)
-    }
-
-    fn word(&self, index: usize) -> &AtomicU64 {
-        self.memory.word(index)
     }
 }
 

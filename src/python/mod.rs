@@ -1,7 +1,9 @@
 //! Finding an interpreter; the embedded sources of the worker.
 
 mod find;
+#[cfg(test)]
+pub(crate) mod interpreters;
 mod sources;
 
-pub(crate) use find::{FindError, Interpreter, find};
+pub(crate) use find::{Interpreter, find};
 pub(crate) use sources::{BOOTSTRAP, Modules};

@@ -47,6 +47,7 @@ impl Modules {
     }
 
     /// With a module added or replaced.
+    #[cfg(test)]
     pub(crate) fn with(mut self, name: &'static str, source: impl Into<Cow<'static, str>>) -> Self {
         self.0.insert(name.into(), (format!("{}.py", name.replace('.', "/")).into(), source.into()));
         self

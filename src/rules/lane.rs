@@ -330,11 +330,17 @@ impl Lane {
         self.timers.first().map(|(at, _)| *at)
     }
 
+    /// How many answers of the worker are due.
+    pub(crate) fn due(&self) -> usize {
+        self.open.len()
+    }
+
     pub(crate) fn poll_action(&mut self) -> Option<LaneAction> {
         self.actions.pop_front()
     }
 
     /// How many calls are open at the worker.
+    #[cfg(test)]
     pub(crate) fn open(&self) -> usize {
         self.open.len()
     }

@@ -154,14 +154,6 @@ impl Refs {
         }
     }
 
-    /// Where a ref lives, if it does.
-    pub(crate) fn owner(&self, id: RefId) -> Option<(&SessionKey, &WorkerId)> {
-        match self.known.get(&id)? {
-            Known::Live { session, worker } => Some((session, worker)),
-            Known::Gone | Known::Dropped => None,
-        }
-    }
-
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         if self.flush_at.is_some_and(|at| at <= now) {
             self.flush();

@@ -98,14 +98,7 @@ impl Sessions {
         self.known.remove(session);
     }
 
-    /// Every session ends.
-    pub(crate) fn shutdown(&mut self) {
-        let sessions: Vec<SessionKey> = self.known.keys().cloned().collect();
-        for session in sessions {
-            self.end(session, EndReason::Shutdown);
-        }
-    }
-
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.known.len()
     }
@@ -201,17 +194,6 @@ mod tests {
         sessions.handle_created(key(1), Duration::MAX, now).expect("there is room");
         sessions.handle_idle(&key(1), now);
         assert_eq!(sessions.poll_timeout(), None);
-    }
-
-    #[test]
-    fn shutdown_ends_every_session_held_or_not() {
-        let (mut sessions, now) = (Sessions::new(10), Instant::now());
-        create(&mut sessions, 1, now);
-        create(&mut sessions, 2, now);
-        sessions.handle_idle(&key(2), now);
-        sessions.shutdown();
-        assert_eq!(ended(&mut sessions), [(1, EndReason::Shutdown), (2, EndReason::Shutdown)]);
-        assert_eq!((sessions.len(), sessions.poll_timeout()), (0, None));
     }
 
     fn key(incarnation: u64) -> SessionKey {

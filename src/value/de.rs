@@ -3,129 +3,29 @@
 //! Nothing is lossy: what does not fit is an error that names the place. Containers recurse as the
 //! type asked for does; a parsed pickle is at most 400 deep.
 
-use super::{SeqKind, Tree, Value, View, describe, iso, magic};
-use crate::error::{ConvertError, Ran};
+mod misfit;
+mod whole;
+
+pub(crate) use misfit::DeError;
+pub(crate) use whole::value_of_tree;
+
+use super::{SeqKind, Tree, Value, View, iso, magic};
+use misfit::Segment;
 use num_bigint::BigInt;
 use num_traits::ToPrimitive;
 use serde::de::value::{MapDeserializer, SeqDeserializer};
 use serde::de::{
-    self, DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Expected, MapAccess, SeqAccess, Unexpected,
-    VariantAccess, Visitor,
+    self, DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, MapAccess, SeqAccess, Unexpected, VariantAccess,
+    Visitor,
 };
 use std::cell::RefCell;
-use std::fmt;
+use whole::to_value;
 
 /// Makes a `T` of a whole tree.
 pub(crate) fn from_tree<'de, T: DeserializeOwned, N: Tree<'de>>(node: N) -> Result<T, DeError> {
     let _room = magic::Room::open();
     let path = RefCell::new(Vec::new());
     T::deserialize(De { node, path: &path, depth: 0 })
-}
-
-/// Why a value does not fit, with the place where it stands once that is known.
-#[derive(Debug)]
-pub(crate) struct DeError(Box<Misfit>);
-
-#[derive(Debug)]
-struct Misfit {
-    expected: String,
-    found: Option<String>,
-    why: Option<String>,
-    path: Option<String>,
-}
-
-impl DeError {
-    fn new(expected: impl Into<String>) -> Self {
-        Self(Box::new(Misfit { expected: expected.into(), found: None, why: None, path: None }))
-    }
-
-    pub(crate) fn into_convert(self, ran: Ran) -> ConvertError {
-        let Misfit { expected, found, why, path } = *self.0;
-        let mut found = found.unwrap_or_else(|| "something else".to_owned());
-        if let Some(why) = why {
-            found = format!("{found} ({why})");
-        }
-        ConvertError { path: path.unwrap_or_default(), expected, found, ran }
-    }
-}
-
-impl fmt::Display for DeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "expected {}", self.0.expected)
-    }
-}
-
-impl std::error::Error for DeError {}
-
-impl de::Error for DeError {
-    fn custom<T: fmt::Display>(message: T) -> Self {
-        let mut error = Self::new("a value that the type accepts");
-        error.0.why = Some(message.to_string());
-        error
-    }
-
-    fn invalid_type(_: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Self::new(expected.to_string())
-    }
-
-    fn invalid_value(_: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Self::new(expected.to_string())
-    }
-
-    fn invalid_length(_: usize, expected: &dyn Expected) -> Self {
-        Self::new(expected.to_string())
-    }
-
-    fn unknown_variant(_: &str, variants: &'static [&'static str]) -> Self {
-        Self::new(format!("one of {}", quoted(variants)))
-    }
-
-    fn unknown_field(_: &str, fields: &'static [&'static str]) -> Self {
-        Self::new(format!("no key but {}", quoted(fields)))
-    }
-
-    fn missing_field(field: &'static str) -> Self {
-        Self::new(format!("a key `{field}`"))
-    }
-
-    fn duplicate_field(field: &'static str) -> Self {
-        Self::new(format!("the key `{field}` once"))
-    }
-}
-
-fn quoted(names: &[&str]) -> String {
-    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
-}
-
-#[derive(Clone, Copy)]
-enum Segment<N> {
-    Index(usize),
-    Key(N),
-}
-
-fn render<'de, N: Tree<'de>>(path: &[Segment<N>]) -> String {
-    use fmt::Write;
-    let mut out = String::new();
-    for segment in path {
-        let written = match segment {
-            Segment::Index(position) => write!(out, "[{position}]"),
-            Segment::Key(key) => match key.view() {
-                View::Str(name) if is_identifier(name) => write!(out, ".{name}"),
-                View::Str(name) => write!(out, "[{}]", Value::Str(name.chars().take(60).collect())),
-                View::Int(number) => write!(out, "[{number}]"),
-                _ => write!(out, "[{}]", describe(*key)),
-            },
-        };
-        written.expect("writing to a String does not fail");
-    }
-    if out.starts_with('.') { out.split_off(1) } else { out }
-}
-
-fn is_identifier(name: &str) -> bool {
-    !name.starts_with(|c: char| c.is_ascii_digit())
-        && !name.is_empty()
-        && name.len() <= 60
-        && name.chars().all(|c| c.is_alphanumeric() || c == '_')
 }
 
 /// One place in the tree, and the path to it: the first `depth` segments of `path`.
@@ -151,15 +51,10 @@ impl<'p, 'de, N: Tree<'de>> De<'p, N> {
         Self { node, depth: self.depth + 1, path: self.path }
     }
 
-    /// The innermost place that an error passes is where it happened.
     #[cold]
-    fn locate(self, mut error: DeError) -> DeError {
-        if error.0.path.is_none() {
-            let path = self.path.borrow();
-            error.0.path = Some(render(&path[..self.depth.min(path.len())]));
-            error.0.found = Some(describe(self.node));
-        }
-        error
+    fn locate(self, error: DeError) -> DeError {
+        let path = self.path.borrow();
+        error.at(&path[..self.depth.min(path.len())], self.node)
     }
 
     fn misfit(self, expected: &str) -> DeError {
@@ -488,169 +383,5 @@ impl<'de, N: Tree<'de>> VariantAccess<'de> for Variant<'_, N> {
 
     fn struct_variant<V: Visitor<'de>>(self, fields: &'static [&'static str], visitor: V) -> Result<V::Value, DeError> {
         self.payload()?.deserialize_struct("variant", fields, visitor)
-    }
-}
-
-/// The tree as a `Value`.
-pub(crate) fn value_of_tree<'de, N: Tree<'de>>(node: N) -> Result<Value, DeError> {
-    to_value(node).map_err(|unholdable| unholdable.under(Vec::new()))
-}
-
-/// What no `Value` can hold, and where it stands: the way there, innermost first.
-struct Unholdable<N> {
-    expected: &'static str,
-    node: N,
-    way: Vec<Segment<N>>,
-}
-
-impl<'de, N: Tree<'de>> Unholdable<N> {
-    #[cold]
-    fn new(expected: &'static str, node: N) -> Box<Self> {
-        Box::new(Self { expected, node, way: Vec::new() })
-    }
-
-    #[cold]
-    fn inside(mut self: Box<Self>, segment: Segment<N>) -> Box<Self> {
-        self.way.push(segment);
-        self
-    }
-
-    fn under(self: Box<Self>, mut path: Vec<Segment<N>>) -> DeError {
-        path.extend(self.way.into_iter().rev());
-        let mut error = DeError::new(self.expected);
-        error.0.path = Some(render(&path));
-        error.0.found = Some(describe(self.node));
-        error
-    }
-}
-
-/// It recurses to the tree's depth, which a parsed pickle bounds; a `Value` never comes here deeper
-/// than what its owner could drop.
-fn to_value<'de, N: Tree<'de>>(node: N) -> Result<Value, Box<Unholdable<N>>> {
-    let all = |items: N::Items| -> Result<Vec<Value>, Box<Unholdable<N>>> {
-        let mut values = Vec::with_capacity(items.len());
-        for (position, item) in items.enumerate() {
-            values.push(to_value(item).map_err(|error| error.inside(Segment::Index(position)))?);
-        }
-        Ok(values)
-    };
-    Ok(match node.view() {
-        View::None => Value::None,
-        View::Bool(value) => Value::Bool(value),
-        View::Int(value) => Value::Int(value),
-        View::Big(value) => Value::BigInt(value.clone()),
-        View::Float(value) => Value::Float(value),
-        View::Complex(re, im) => Value::Complex { re, im },
-        View::Str(text) => Value::Str(text.to_owned()),
-        View::BadStr => return Err(Unholdable::new("valid UTF-8", node)),
-        View::Bytes(bytes) => Value::Bytes(bytes.into()),
-        View::Seq(SeqKind::List, items) => Value::List(all(items)?),
-        View::Seq(SeqKind::Tuple, items) | View::Record(_, items) => Value::Tuple(all(items)?),
-        View::Seq(SeqKind::Set, items) => Value::Set(all(items)?),
-        View::Seq(SeqKind::FrozenSet, items) => Value::FrozenSet(all(items)?),
-        View::Dict(pairs) => {
-            // The keys of a Python dict differ already.
-            let mut entries = Vec::with_capacity(pairs.len());
-            for (key, value) in pairs {
-                let inside = |error: Box<Unholdable<N>>| error.inside(Segment::Key(key));
-                entries.push((to_value(key).map_err(inside)?, to_value(value).map_err(inside)?));
-            }
-            Value::Dict(super::Dict(entries))
-        }
-        View::DateTime(value) => Value::DateTime(value),
-        View::DateTimeTz(value) => Value::DateTimeTz(value),
-        View::Date(value) => Value::Date(value),
-        View::Time(value) => Value::Time(value),
-        View::TimeDelta(value) => Value::TimeDelta(value),
-        View::Decimal(text) => Value::Decimal(text.into()),
-        View::Uuid(value) => Value::Uuid(value),
-        View::Ref(handle) => Value::Ref(handle.clone()),
-        View::Stream(handle) => Value::Stream(handle.clone()),
-        View::Opaque(..) => return Err(Unholdable::new("plain data or a ref", node)),
-    })
-}
-
-impl<'de> de::Deserialize<'de> for Value {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_newtype_struct(magic::VALUE, ValueVisitor)
-    }
-}
-
-/// A ticket where our own format hands over a `Value`; anything where another format describes one.
-struct ValueVisitor;
-
-impl<'de> Visitor<'de> for ValueVisitor {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a value")
-    }
-
-    fn visit_newtype_struct<D: Deserializer<'de>>(self, inner: D) -> Result<Value, D::Error> {
-        inner.deserialize_any(self)
-    }
-
-    fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Value, E> {
-        Ok(magic::collect(bytes).unwrap_or_else(|| Value::Bytes(bytes.into())))
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::None)
-    }
-
-    fn visit_none<E>(self) -> Result<Value, E> {
-        Ok(Value::None)
-    }
-
-    fn visit_some<D: Deserializer<'de>>(self, inner: D) -> Result<Value, D::Error> {
-        inner.deserialize_any(self)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_i128<E>(self, value: i128) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_u128<E>(self, value: u128) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
-        Ok(text.into())
-    }
-
-    fn visit_string<E>(self, text: String) -> Result<Value, E> {
-        Ok(text.into())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
-        let mut list = Vec::new();
-        while let Some(item) = items.next_element()? {
-            list.push(item);
-        }
-        Ok(Value::List(list))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
-        let mut list: Vec<(Value, Value)> = Vec::new();
-        while let Some(entry) = entries.next_entry()? {
-            list.push(entry);
-        }
-        Ok(Value::Dict(list.into_iter().collect()))
     }
 }

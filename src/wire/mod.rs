@@ -4,6 +4,8 @@
 //! reads the same bytes with `struct`, so a change here changes all four together. Whatever a worker
 //! sends is refused unless it is exactly one of these messages.
 
+#[cfg(test)]
+mod golden;
 mod plan;
 
 pub(crate) use plan::{Plan, Step};

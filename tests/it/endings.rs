@@ -1,7 +1,7 @@
 //! Nothing stays behind: after a shutdown, a drop, a failed start, or the death of the host.
 
 use crate::support::{Gate, alone, code, is_alive, kill, pool, start, until, within};
-use snakebridge::{Affinity, PoolConfig, Ran, SnakeBridge, StartMethod};
+use snakebridge::{Affinity, Ran, SnakeBridge, StartMethod};
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -132,6 +132,7 @@ const MARK: &str = "SNAKEBRIDGE_TEST_MARK";
 
 /// Runs in a process of its own, which is killed; does nothing in a usual run.
 #[test]
+#[expect(clippy::print_stdout, reason = "the test reads what it prints")]
 fn host_of_a_scene() {
     let Ok(scene) = std::env::var(SCENE) else { return };
     let runtime = tokio::runtime::Runtime::new().unwrap();

@@ -2,7 +2,7 @@
 
 use crate::support::{Busy, Gate, code, kill, pid, pool, start, until, within};
 use futures::StreamExt;
-use snakebridge::{Affinity, Config, Event, Fact, PoolConfig, PyRef, SnakeBridge};
+use snakebridge::{Affinity, Config, Event, Fact, PyRef, SnakeBridge};
 use std::time::Duration;
 
 const MODES: [Affinity; 3] = [Affinity::Hint, Affinity::StrictQueue, Affinity::StrictFailFast];
@@ -238,14 +238,13 @@ async fn the_end_of_a_session_is_logged_only_if_a_level_is_set() {
     for (level, lines) in [(LogLevel::Off, 0), (LogLevel::Debug, 1)] {
         let log = crate::support::Log::capture("snakebridge::session");
         let config = Config::single(1, Affinity::Hint).session_cleanup_log_level(level);
-        let py = log.on_actix(async move {
+        log.on_actix(async move {
             let py = SnakeBridge::from_config(config).await.unwrap();
             let session = py.session("logged");
             session.call("math", "sqrt", (4,)).discard().await.unwrap();
             session.release().await.unwrap();
             py.shutdown().await.unwrap();
         });
-        drop(py);
         let found = log.lines().iter().filter(|line| line.contains("logged")).count();
         assert_eq!(found, lines, "at level {level:?}: {:?}", log.lines());
     }

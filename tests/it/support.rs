@@ -7,18 +7,18 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Tells a hang from an answer.
-pub const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(20);
 
-pub fn helpers() -> PathBuf {
+pub(crate) fn helpers() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/py")
 }
 
 /// A pool whose workers can import `bridge_helpers`.
-pub fn pool(name: &str, size: usize) -> PoolConfig {
+pub(crate) fn pool(name: &str, size: usize) -> PoolConfig {
     PoolConfig::new(name).size(size).python_path(helpers())
 }
 
-pub async fn start(pools: impl IntoIterator<Item = PoolConfig>) -> SnakeBridge {
+pub(crate) async fn start(pools: impl IntoIterator<Item = PoolConfig>) -> SnakeBridge {
     let mut builder: Builder = SnakeBridge::builder();
     for pool in pools {
         builder = builder.pool(pool);
@@ -27,7 +27,7 @@ pub async fn start(pools: impl IntoIterator<Item = PoolConfig>) -> SnakeBridge {
 }
 
 /// Fails the test if the future does not end soon.
-pub async fn within<F: Future>(what: &str, future: F) -> F::Output {
+pub(crate) async fn within<F: Future>(what: &str, future: F) -> F::Output {
     match tokio::time::timeout(SOON, future).await {
         Ok(output) => output,
         Err(_) => panic!("{what} did not end within {SOON:?}"),
@@ -35,7 +35,7 @@ pub async fn within<F: Future>(what: &str, future: F) -> F::Output {
 }
 
 /// Asks again until the answer is yes.
-pub async fn until<F: Future<Output = bool>>(what: &str, mut ask: impl FnMut() -> F) {
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut ask: impl FnMut() -> F) {
     let deadline = Instant::now() + SOON;
     while !ask().await {
         assert!(Instant::now() < deadline, "{what} did not come about within {SOON:?}");
@@ -44,7 +44,7 @@ pub async fn until<F: Future<Output = bool>>(what: &str, mut ask: impl FnMut() -
 }
 
 /// The code of the error that a call must end in.
-pub fn code<T: std::fmt::Debug>(outcome: Result<T>) -> &'static str {
+pub(crate) fn code<T: std::fmt::Debug>(outcome: Result<T>) -> &'static str {
     match outcome {
         Ok(value) => panic!("expected an error, got {value:?}"),
         Err(error) => error.code(),
@@ -52,28 +52,28 @@ pub fn code<T: std::fmt::Debug>(outcome: Result<T>) -> &'static str {
 }
 
 /// A call in Python that goes on until its gate is opened.
-pub struct Gate {
+pub(crate) struct Gate {
     path: PathBuf,
     _dir: Dir,
 }
 
 impl Gate {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = Dir::new();
         Self { path: dir.0.join("gate"), _dir: dir }
     }
 
-    pub fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         self.path.to_str().expect("a temporary directory of plain characters").to_owned()
     }
 
     /// Waits until a call is held at the gate.
-    pub async fn held(&self) {
+    pub(crate) async fn held(&self) {
         let begun = PathBuf::from(format!("{}.begun", self.path()));
         until("a held call", || async { begun.exists() }).await;
     }
 
-    pub fn open(&self) {
+    pub(crate) fn open(&self) {
         std::fs::write(&self.path, b"").expect("a gate can be opened");
     }
 }
@@ -85,10 +85,10 @@ impl Drop for Gate {
 }
 
 /// A directory that goes with the test.
-pub struct Dir(pub PathBuf);
+pub(crate) struct Dir(pub(crate) PathBuf);
 
 impl Dir {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("snakebridge-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
@@ -104,15 +104,15 @@ impl Drop for Dir {
 }
 
 /// A session with a home in the default pool, which a call keeps busy until the gate opens.
-pub struct Busy {
-    pub session: Session,
-    pub home: WorkerId,
-    pub gate: Gate,
+pub(crate) struct Busy {
+    pub(crate) session: Session,
+    pub(crate) home: WorkerId,
+    pub(crate) gate: Gate,
     call: tokio::task::JoinHandle<Result<i64>>,
 }
 
 impl Busy {
-    pub async fn new(py: &SnakeBridge, id: &str, pool: &str) -> Self {
+    pub(crate) async fn new(py: &SnakeBridge, id: &str, pool: &str) -> Self {
         let session = py.session(id);
         let gate = Gate::new();
         let call = session.call("bridge_helpers", "hold", (gate.path(), 7)).pool(pool).extract::<i64>();
@@ -123,7 +123,7 @@ impl Busy {
     }
 
     /// Opens the gate; the held call ends as it should.
-    pub async fn finish(self) {
+    pub(crate) async fn finish(self) {
         self.gate.open();
         let value = within("the held call", self.call).await.expect("the task of the held call");
         assert_eq!(value.expect("the held call succeeds"), 7);
@@ -131,40 +131,40 @@ impl Busy {
 }
 
 /// The process that answers in that session.
-pub async fn pid(session: &Session) -> Result<u32, Error> {
+pub(crate) async fn pid(session: &Session) -> Result<u32, Error> {
     session.call("bridge_helpers", "pid", ()).extract().await
 }
 
 /// Whether a process is there and no zombie.
-pub fn is_alive(pid: u32) -> bool {
+pub(crate) fn is_alive(pid: u32) -> bool {
     let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
     let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
     !matches!(state, Some('Z' | 'X') | None)
 }
 
 /// Kills a worker as the outside world does.
-pub fn kill(pid: u32) {
+pub(crate) fn kill(pid: u32) {
     let killed = std::process::Command::new("kill").args(["-KILL", &pid.to_string()]).status();
     assert!(killed.expect("kill can be run").success());
 }
 
 /// The log lines of one target, as a subscriber of one thread sees them.
-pub struct Log {
+pub(crate) struct Log {
     target: &'static str,
     lines: std::sync::Arc<std::sync::Mutex<Vec<String>>>,
 }
 
 impl Log {
-    pub fn capture(target: &'static str) -> Self {
+    pub(crate) fn capture(target: &'static str) -> Self {
         Self { target, lines: Default::default() }
     }
 
-    pub fn lines(&self) -> Vec<String> {
+    pub(crate) fn lines(&self) -> Vec<String> {
         self.lines.lock().unwrap().clone()
     }
 
     /// Runs a bridge on an actix arbiter of a thread of its own, whose log lines are captured.
-    pub fn on_actix<F>(&self, future: F) -> F::Output
+    pub(crate) fn on_actix<F>(&self, future: F) -> F::Output
     where
         F: Future + Send,
         F::Output: Send,
@@ -200,7 +200,7 @@ impl std::io::Write for Writer {
 
 /// Runs a test in a process of its own, for what counts descriptors or threads: `false` in the process
 /// that only waits for it.
-pub fn alone(test: &str) -> bool {
+pub(crate) fn alone(test: &str) -> bool {
     const ALONE: &str = "SNAKEBRIDGE_TEST_ALONE";
     if std::env::var_os(ALONE).is_some() {
         return true;

@@ -134,6 +134,10 @@ def runner(shared: Shared, index: int) -> Callable[[Any], None]:
             if type(value) is CoroutineType:
                 value = await_(value)
             body, refs = encode(value, plan.want)
+            if len(refs) > wire.MOST_REFS:
+                shared.table.drop(refs)
+                refs = ()
+                raise errors.EncodeError(f"the result holds more than {wire.MOST_REFS} objects without a value")
         except BaseException as error:
             ended, body = failure(error)
         if shared.forked:

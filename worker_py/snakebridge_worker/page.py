@@ -31,6 +31,8 @@ STACK = 8
 
 
 class Page:
+    """The page of this worker. Each word has one writer, and is read and written whole."""
+
     __slots__ = ("words", "entries", "_entry_words", "_room")
 
     def __init__(self, fd: int) -> None:
@@ -100,6 +102,7 @@ class Page:
         return self.words[base + STACK + depth - 1] if 0 < depth <= self._room else 0
 
     def revoked(self, seq: int) -> bool:
+        """Whether the host has taken the call back."""
         return self.words[FIRST_REVOKE + seq % REVOKE_WORDS] == seq
 
     def interrupt(self) -> int:

@@ -19,7 +19,11 @@ _U32 = struct.Struct("<I")
 MOST_PLANS = 4096
 
 FUNCTION, GLOBAL, MODULE, ITSELF, CALL, METHOD, GETATTR, SETATTR, GETITEM, SETITEM, DELITEM, LEN, STR, REPR = range(14)
+#: How many texts follow a step's kind; none for those that are not here.
 _TEXTS = {FUNCTION: 2, GLOBAL: 2, MODULE: 1, METHOD: 1, GETATTR: 1, SETATTR: 1}
+
+#: A step: the object, the positional and the keyword arguments make the next object.
+_Step = Callable[[Any, tuple, dict], Any]
 
 
 class Plan:
@@ -51,7 +55,7 @@ class Plans:
 
 
 def parse(raw: bytes) -> Plan:
-    """Reads a plan: whether it is long, its steps, its want."""
+    """Reads a plan: whether it is long, its steps, its want. The host wrote it, so it is one."""
     long, at = raw[0], 1
     (count,) = _U64.unpack_from(raw, at)
     at += 8
@@ -72,11 +76,13 @@ def parse(raw: bytes) -> Plan:
 
 
 def _bytes(raw: bytes, at: int) -> tuple[bytes, int]:
+    """The bytes whose length stands at ``at``, and where they end."""
     (length,) = _U64.unpack_from(raw, at)
     return raw[at + 8 : at + 8 + length], at + 8 + length
 
 
-def _run_long(steps: list[Callable[[Any, tuple, dict], Any]], body: Any) -> Any:
+def _run_long(steps: list[_Step], body: Any) -> Any:
+    """Runs a plan whose body is the first object and a list with the arguments of each step."""
     target, arguments = body
     for step, (args, kwargs) in zip(steps, arguments):
         target = step(target, args, kwargs or {})
@@ -99,7 +105,7 @@ def _finder(module: str, name: str) -> Callable[[], Any]:
     return find
 
 
-def _short(kind: int, *texts: str) -> Callable[[Any], Any]:
+def _short(kind: int, *texts: str) -> Callable[[tuple], Any]:
     """A plan of one step without keywords: the commonest, so each gets the shortest way."""
     if kind == FUNCTION:
         module, name = texts
@@ -116,7 +122,8 @@ def _short(kind: int, *texts: str) -> Callable[[Any], Any]:
     return lambda args: step(args[0], args[1:], {})
 
 
-def _plain_function(module: str, name: str) -> Callable[[Any], Any]:
+def _plain_function(module: str, name: str) -> Callable[[tuple], Any]:
+    """``module.name(*args)``, where the name has no dots."""
     find, modules = _finder(module, name), sys.modules
     find_first = True
 
@@ -133,8 +140,8 @@ def _plain_function(module: str, name: str) -> Callable[[Any], Any]:
     return run
 
 
-def _step(kind: int, *texts: str) -> Callable[[Any, tuple, dict], Any]:
-    """A step as a function of the object, the positional and the keyword arguments."""
+def _step(kind: int, *texts: str) -> _Step:
+    """The step of that kind. Names are looked up, and modules imported, when it runs."""
     if kind in (FUNCTION, GLOBAL):
         find = _finder(*texts)
         return (lambda _, args, kwargs: find()(*args, **kwargs)) if kind == FUNCTION else (lambda *_: find())
@@ -158,7 +165,7 @@ def _del_item(target: Any, args: tuple, _: dict) -> None:
     del target[args[0]]
 
 
-_OPERATIONS: dict[int, Callable[[Any, tuple, dict], Any]] = {
+_OPERATIONS: dict[int, _Step] = {
     ITSELF: lambda target, *_: target,
     CALL: lambda target, args, kwargs: target(*args, **kwargs),
     GETITEM: lambda target, args, _: target[args[0]],

@@ -30,6 +30,8 @@ _HELLO = struct.Struct("<III")
 _START_FAILED = struct.Struct("<IIIQ")
 _PASSED = struct.Struct("<IQ")
 
+#: Their ids stand in the head of a reply, which has to fit into a datagram.
+MOST_REFS = 16_384
 #: A writev of more parts than this is joined first; the kernel takes 1,024.
 MOST_PARTS = 64
 

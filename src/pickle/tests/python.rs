@@ -2,10 +2,11 @@
 
 use super::{typed, value_of};
 use crate::pickle::{shape_of, to_fragment};
+use crate::python::interpreters;
 use crate::value::Value;
 use serde::de::DeserializeOwned;
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 pub(super) struct Python {
@@ -15,30 +16,9 @@ pub(super) struct Python {
     pub(super) version: String,
 }
 
-/// Every interpreter from 3.10 on: `python3`, and those of pyenv.
+/// One for every interpreter there is.
 pub(super) fn all() -> Vec<Python> {
-    let home = std::env::var("PYENV_ROOT").map(PathBuf::from);
-    let home = home.or_else(|_| std::env::var("HOME").map(|home| Path::new(&home).join(".pyenv")));
-    // First, so that it stands for its version: it may have libraries that the others have not.
-    let chosen = std::env::var_os("SNAKEBRIDGE_PYTHON").map(PathBuf::from);
-    let mut found: Vec<_> = chosen.into_iter().chain([PathBuf::from("python3")]).collect();
-    let versions = home.ok().and_then(|home| std::fs::read_dir(home.join("versions")).ok());
-    found.extend(versions.into_iter().flatten().flatten().map(|version| version.path().join("bin/python3")));
-    let mut pythons: Vec<Python> = Vec::new();
-    for path in found {
-        let Some(version) = version(&path) else { continue };
-        if !pythons.iter().any(|python| python.version == version) {
-            pythons.push(Python::start(&path, version));
-        }
-    }
-    assert!(!pythons.is_empty(), "no python3 from 3.10 on");
-    pythons
-}
-
-fn version(path: &Path) -> Option<String> {
-    let code = "import sys; assert sys.version_info >= (3, 10); print(sys.version.split()[0])";
-    let output = Command::new(path).args(["-c", code]).output().ok()?;
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    interpreters::all().into_iter().map(|(path, version)| Python::start(&path, version)).collect()
 }
 
 impl Python {

@@ -238,7 +238,7 @@ fn extract_takes_objects_by_value_as_the_type_asks() {
         let point: HashMap<String, Value> = p.extract("Point(1, 2.0, path=Color.RED)").expect("fields as values");
         assert!(matches!(point["path"], Value::Ref(_)) && point["x"] == Value::Int(1));
         let either: Vec<Either> = p.extract("[5, object()]").expect("either");
-        assert!(matches!(either[..], [Either::Number(5), Either::Object(_)]));
+        assert!(matches!(&either[..], [Either::Number(5), Either::Object(object)] if object.type_name() == "object"));
         let flat: Flat = p.extract("{'id': 1, 'a': object(), 'b': [2]}").expect("flat");
         assert!(matches!(flat.rest["a"], Value::Ref(_)) && flat.rest["b"] == Value::from(vec![2]) && flat.id == 1);
         let link: Link = p.extract("Link(Link(None))").expect("links");
@@ -296,13 +296,21 @@ fn what_does_not_fit_is_named_with_its_place() {
         ("cycle()", |p, e| p.value(e).err(), "a cycle"),
         ("(lambda t: t[0].append(t) or t)(([],))", |p, e| p.value(e).err(), "a cycle"),
         ("deep(401)", |p, e| p.value(e).err(), "nesting"),
-        ("deep(100000)", |p, e| p.value(e).err(), "EncodeError: the result is nested too deep"),
+        (
+            "deep(100000)",
+            |p, e| p.value(e).err(),
+            "EncodeError: the result is nested more than 400 deep, or holds itself",
+        ),
         (
             "deep(100000, Link)",
             |p, e| p.extract::<serde_json::Value>(e).err(),
-            "EncodeError: the result is nested too deep",
+            "EncodeError: the result is nested more than 400 deep, or holds itself",
         ),
-        ("cycle()", |p, e| p.extract::<Vec<Value>>(e).err(), "EncodeError: the result is nested too deep"),
+        (
+            "cycle()",
+            |p, e| p.extract::<Vec<Value>>(e).err(),
+            "EncodeError: the result is nested more than 400 deep, or holds itself",
+        ),
         ("[object(), Hostile(1)]", |p, e| p.extract::<serde_json::Value>(e).err(), "ValueError: no x for you"),
     ];
     for mut python in all() {

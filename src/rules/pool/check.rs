@@ -147,9 +147,9 @@ impl Pool {
         listed.collect()
     }
 
-    /// The calls that hold a lease at the worker.
-    pub(crate) fn leases_at(&self, worker: &WorkerId) -> Vec<CallId> {
-        self.workers.get(&worker.into()).map(|worker| worker.leases.iter().copied().collect()).unwrap_or_default()
+    /// The workers that take nothing new for a time.
+    pub(crate) fn tainted(&self) -> Vec<WorkerId> {
+        self.workers.values().filter(|worker| worker.taint.is_some()).map(|worker| worker.id.clone()).collect()
     }
 }
 

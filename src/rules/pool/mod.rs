@@ -44,7 +44,7 @@ mod transcript;
 pub(crate) use action::Action;
 #[cfg(test)]
 pub(crate) use check::LineView;
-pub(crate) use observe::{Standing, WorkerView};
+pub(crate) use observe::Standing;
 pub(crate) use ticket::{PoolRules, Refusal, Ticket};
 
 use crate::config::OnWorkerLost;

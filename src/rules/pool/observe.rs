@@ -6,7 +6,6 @@ use super::session::Sid;
 use super::worker::{State, Worker};
 use crate::id::{CallId, SessionKey, WorkerId};
 use std::sync::Arc;
-use std::time::Instant;
 
 /// How a worker stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,12 +30,6 @@ pub(crate) struct WorkerView<'a> {
     pub(crate) pins: usize,
     /// The calls that run in it.
     pub(crate) running: Vec<CallId>,
-    /// How many were sent ahead.
-    pub(crate) ahead: usize,
-    /// How many wait for it and no other.
-    pub(crate) waiting: usize,
-    pub(crate) tainted: Option<(Instant, &'a Arc<str>)>,
-    pub(crate) ready_at: Option<Instant>,
 }
 
 impl Pool {
@@ -67,11 +60,6 @@ impl Pool {
         self.queue.calls
     }
 
-    /// How many bytes of arguments they have.
-    pub(crate) fn waiting_bytes(&self) -> usize {
-        self.queue.bytes
-    }
-
     /// Why the pool is degraded, if it is.
     pub(crate) fn degraded(&self) -> Option<&Arc<str>> {
         self.restarts.degraded()
@@ -94,10 +82,6 @@ impl Pool {
             sessions: worker.homes.len(),
             pins: worker.pinned.iter().map(|sid| self.sessions[sid].pins_at(place)).sum(),
             running: worker.leases.iter().filter(|id| !ahead(id)).copied().collect(),
-            ahead: worker.leases.iter().filter(ahead).count(),
-            waiting: worker.waiting,
-            tainted: worker.taint.as_ref().map(|taint| (taint.until, &taint.reason)),
-            ready_at: worker.ready_at,
         }
     }
 }

@@ -403,11 +403,11 @@ impl World {
                 self.step_in(worker, entry, 0);
             }
             Step::Begun(seq, call) => {
-                thread.step = Step::Running(seq, call);
+                thread.step = Step::Running(seq);
                 self.witness.begin(call, worker);
                 self.step_in(worker, entry, takes);
             }
-            Step::Running(seq, _) => {
+            Step::Running(seq) => {
                 thread.step = Step::Idle;
                 let refs: Vec<RefId> = (1..=makes).map(|id| RefId(self.last_ref + id)).collect();
                 self.last_ref += makes;

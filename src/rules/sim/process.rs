@@ -34,7 +34,7 @@ pub(super) enum Step {
     Idle,
     /// The begun word is written; the revoke word is read next.
     Begun(u64, CallId),
-    Running(u64, CallId),
+    Running(u64),
 }
 
 impl Process {

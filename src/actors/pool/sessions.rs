@@ -1,0 +1,103 @@
+//! What sessions tell their pool.
+
+use super::PoolSupervisor;
+use crate::actors::session::{SessionActor, WithdrawalSeen};
+use crate::id::{CallId, SessionKey, WorkerId};
+use crate::rules::pool::Ticket;
+use actix::prelude::*;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::oneshot;
+
+/// A call wants a worker.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Submit {
+    pub(crate) ticket: Ticket,
+    pub(crate) session: Addr<SessionActor>,
+}
+
+impl Handler<Submit> for PoolSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, Submit { ticket, session }: Submit, ctx: &mut Context<Self>) {
+        if !self.sessions.contains_key(&ticket.session) {
+            self.sessions.insert(ticket.session.clone(), session);
+        }
+        self.rules.handle_ticket(ticket, Instant::now());
+        self.perform(ctx);
+    }
+}
+
+/// The caller of a call that waits has gone.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Withdrawn {
+    pub(crate) call: CallId,
+    pub(crate) session: Addr<SessionActor>,
+}
+
+impl Handler<Withdrawn> for PoolSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, Withdrawn { call, session }: Withdrawn, ctx: &mut Context<Self>) {
+        self.rules.handle_withdrawn(call, Instant::now());
+        // Behind a grant that is under way, which so meets the body still.
+        session.do_send(WithdrawalSeen { call });
+        self.perform(ctx);
+    }
+}
+
+/// The grant met a call whose caller had gone.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct LeaseReturned {
+    pub(crate) call: CallId,
+    pub(crate) worker: WorkerId,
+}
+
+impl Handler<LeaseReturned> for PoolSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, LeaseReturned { call, worker }: LeaseReturned, ctx: &mut Context<Self>) {
+        self.rules.handle_lease_returned(call, &worker, Instant::now());
+        self.perform(ctx);
+    }
+}
+
+/// The session has ended.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Forget {
+    pub(crate) session: SessionKey,
+    pub(crate) actor: Addr<SessionActor>,
+}
+
+impl Handler<Forget> for PoolSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, Forget { session, actor }: Forget, ctx: &mut Context<Self>) {
+        self.sessions.entry(session.clone()).or_insert(actor);
+        self.rules.forget(&session, Instant::now());
+        self.perform(ctx);
+    }
+}
+
+/// Forget homes that are missing or tainted, and lost refs.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Reset {
+    pub(crate) session: SessionKey,
+    /// Dropped when it is done.
+    pub(crate) done: Arc<oneshot::Sender<()>>,
+}
+
+impl Handler<Reset> for PoolSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, Reset { session, done }: Reset, ctx: &mut Context<Self>) {
+        self.rules.reset(&session, Instant::now());
+        self.perform(ctx);
+        drop(done);
+    }
+}

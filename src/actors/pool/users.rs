@@ -1,0 +1,138 @@
+//! What users want of a pool.
+
+use super::PoolSupervisor;
+use crate::error::{Error, Result};
+use crate::id::WorkerId;
+use crate::rules::pool::UnknownWorker;
+use actix::prelude::*;
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+/// Let a worker take nothing new for a time.
+#[derive(Message)]
+#[rtype(result = "Result<()>")]
+pub(crate) struct TaintWorker {
+    pub(crate) worker: WorkerId,
+    pub(crate) how_long: Duration,
+    pub(crate) reason: String,
+}
+
+fn known(outcome: Result<(), UnknownWorker>) -> Result<()> {
+    outcome.map_err(|UnknownWorker(worker)| Error::UnknownWorker { worker })
+}
+
+impl Handler<TaintWorker> for PoolSupervisor {
+    type Result = Result<()>;
+
+    fn handle(&mut self, taint: TaintWorker, ctx: &mut Context<Self>) -> Result<()> {
+        let outcome = self.rules.taint(&taint.worker, taint.how_long, taint.reason, Instant::now());
+        self.perform(ctx);
+        known(outcome)
+    }
+}
+
+/// End a taint before its time.
+#[derive(Message)]
+#[rtype(result = "Result<()>")]
+pub(crate) struct ClearTaint {
+    pub(crate) worker: WorkerId,
+}
+
+impl Handler<ClearTaint> for PoolSupervisor {
+    type Result = Result<()>;
+
+    fn handle(&mut self, clear: ClearTaint, ctx: &mut Context<Self>) -> Result<()> {
+        let outcome = self.rules.clear_taint(&clear.worker, Instant::now());
+        self.perform(ctx);
+        known(outcome)
+    }
+}
+
+/// Replace a worker, replacement first.
+#[derive(Message)]
+#[rtype(result = "Result<()>")]
+pub(crate) struct RestartWorker {
+    pub(crate) worker: WorkerId,
+}
+
+impl Handler<RestartWorker> for PoolSupervisor {
+    type Result = Result<()>;
+
+    fn handle(&mut self, restart: RestartWorker, ctx: &mut Context<Self>) -> Result<()> {
+        let outcome = self.rules.restart_worker(&restart.worker, Instant::now());
+        self.perform(ctx);
+        known(outcome)
+    }
+}
+
+/// Have another number of workers.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Resize {
+    pub(crate) size: usize,
+}
+
+impl Handler<Resize> for PoolSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, Resize { size }: Resize, ctx: &mut Context<Self>) {
+        self.size = size;
+        self.rules.resize(size, Instant::now());
+        self.perform(ctx);
+    }
+}
+
+/// Stop: resolves when no process of the pool is left.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Shutdown;
+
+impl Handler<Shutdown> for PoolSupervisor {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: Shutdown, ctx: &mut Context<Self>) -> ResponseFuture<()> {
+        let (stopped, when_stopped) = oneshot::channel();
+        self.when_stopped.push(stopped);
+        self.rules.shutdown(Instant::now());
+        self.perform(ctx);
+        Box::pin(async move {
+            // Dropped with the actor, which then has stopped as well.
+            let _gone = when_stopped.await;
+        })
+    }
+}
+
+/// The bridge is over: nobody writes to this actor any more.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Leave;
+
+impl Handler<Leave> for PoolSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, _: Leave, ctx: &mut Context<Self>) {
+        ctx.stop();
+    }
+}
+
+/// Resolves when every slot is ready, or to `false` at that moment.
+#[derive(Message)]
+#[rtype(result = "bool")]
+pub(crate) struct AwaitReady {
+    pub(crate) until: Instant,
+}
+
+impl Handler<AwaitReady> for PoolSupervisor {
+    type Result = ResponseFuture<bool>;
+
+    fn handle(&mut self, AwaitReady { until }: AwaitReady, _: &mut Context<Self>) -> ResponseFuture<bool> {
+        if self.rules.is_ready() {
+            return Box::pin(async { true });
+        }
+        let (ready, when_ready) = oneshot::channel();
+        self.await_ready.push(ready);
+        Box::pin(async move {
+            tokio::time::timeout_at(until.into(), when_ready).await.is_ok_and(|ready| ready.unwrap_or(false))
+        })
+    }
+}

@@ -1,0 +1,127 @@
+//! What workers tell their pool, and the registry of what they hold.
+
+use super::PoolSupervisor;
+use crate::actors::worker;
+use crate::id::{CallId, RefId, SessionKey, WorkerId};
+use actix::prelude::*;
+use std::time::Instant;
+
+/// It takes calls.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Started {
+    pub(crate) worker: WorkerId,
+}
+
+impl Handler<Started> for PoolSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, Started { worker }: Started, ctx: &mut Context<Self>) {
+        self.rules.handle_ready(&worker, Instant::now());
+        self.perform(ctx);
+    }
+}
+
+/// It never took calls, and is gone.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct StartFailed {
+    pub(crate) worker: WorkerId,
+    pub(crate) cause: String,
+    pub(crate) permanent: bool,
+}
+
+impl Handler<StartFailed> for PoolSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, failed: StartFailed, ctx: &mut Context<Self>) {
+        self.rules.handle_start_failed(&failed.worker, failed.cause, failed.permanent, Instant::now());
+        self.workers.remove(&failed.worker);
+        self.perform(ctx);
+    }
+}
+
+/// A call has been answered there.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct LeaseOver {
+    pub(crate) call: CallId,
+    pub(crate) worker: WorkerId,
+    pub(crate) pins_made: usize,
+}
+
+impl Handler<LeaseOver> for PoolSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, over: LeaseOver, ctx: &mut Context<Self>) {
+        self.finished += 1;
+        if let Some(member) = self.workers.get_mut(&over.worker) {
+            member.requests += 1;
+        }
+        self.rules.handle_lease_over(over.call, over.pins_made, Instant::now());
+        self.perform(ctx);
+    }
+}
+
+/// What became of taking a call back.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) enum TakingBack {
+    /// It never begins, and its body is with its session.
+    Done { call: CallId },
+    /// It had begun.
+    Kept { call: CallId },
+    /// The worker has passed it over, or a request that came too late has been sent back.
+    Passed { call: CallId, worker: WorkerId },
+}
+
+impl Handler<TakingBack> for PoolSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, outcome: TakingBack, ctx: &mut Context<Self>) {
+        let now = Instant::now();
+        match outcome {
+            TakingBack::Done { call } => self.rules.handle_taken_back(call, now),
+            TakingBack::Kept { call } => self.rules.handle_kept(call, now),
+            TakingBack::Passed { call, worker } => self.rules.handle_passed(call, &worker, now),
+        }
+        self.perform(ctx);
+    }
+}
+
+/// Its exit was seen, its socket read to the end, its page judged.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Died {
+    pub(crate) worker: WorkerId,
+    pub(crate) cause: String,
+    pub(crate) begun: Vec<CallId>,
+}
+
+impl Handler<Died> for PoolSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, died: Died, ctx: &mut Context<Self>) {
+        self.rules.handle_exit(&died.worker, died.cause, died.begun, Instant::now());
+        self.perform(ctx);
+    }
+}
+
+/// Rust holds these objects no longer.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct FreeRefs {
+    pub(crate) session: SessionKey,
+    pub(crate) worker: WorkerId,
+    pub(crate) ids: Vec<RefId>,
+}
+
+impl Handler<FreeRefs> for PoolSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, free: FreeRefs, ctx: &mut Context<Self>) {
+        self.rules.handle_unpinned(&free.session, &free.worker, free.ids.len(), Instant::now());
+        self.order(&free.worker, worker::Free { ids: free.ids });
+        self.perform(ctx);
+    }
+}

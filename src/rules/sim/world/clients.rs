@@ -1,0 +1,155 @@
+//! What the users of a simulated world do: sessions, calls, refs, and giving up.
+
+use super::{Mailbox, Message, World, micros};
+use crate::config::OnWorkerLost;
+use crate::event::EndReason;
+use crate::id::{CallId, RefId, SessionKey, WorkerId};
+use crate::rules::pool::Ticket;
+use crate::rules::sim::actors::SessionActor;
+use crate::rules::sim::witness::{Outcome, Record};
+
+/// A session as its user knows it.
+pub(in crate::rules::sim) struct User {
+    pub(super) key: SessionKey,
+    pub(in crate::rules::sim) refs: Vec<(RefId, WorkerId)>,
+    open: usize,
+}
+
+impl World {
+    /// A session ends, whoever decided it.
+    pub(super) fn end(&mut self, session: u64, _reason: EndReason) {
+        let Some(user) = self.users.remove(&session) else { return };
+        self.sessions.handle_ended(&user.key);
+        self.post(Mailbox::Registry, Message::SessionEnded(user.key.clone()));
+        for (id, _) in user.refs {
+            self.post(Mailbox::Registry, Message::Dropped(id));
+        }
+        // By the way of its actor: tickets that it has sent come first.
+        self.post(Mailbox::Session(session), Message::Forget(user.key));
+    }
+
+    pub(super) fn client(&mut self) {
+        self.clients_left -= 1;
+        if self.clients_left > 0 {
+            let pause = if self.random.one_in(6) { self.random.below(6_000) } else { self.random.below(300) };
+            self.post_in(Mailbox::Nowhere(0), Message::Client, pause);
+        }
+        match self.random.below(12) {
+            0 if self.faults.give_ups => self.give_up(),
+            1 if self.faults.releases => {
+                if let Some(session) = self.some_user() {
+                    self.end(session, EndReason::Released);
+                }
+            }
+            2 if self.faults.resets => {
+                if let Some(session) = self.some_user() {
+                    let key = self.users[&session].key.clone();
+                    self.post(Mailbox::Session(session), Message::Reset(key));
+                }
+            }
+            3 => self.drop_ref(),
+            _ => self.submit(),
+        }
+    }
+
+    fn some_user(&mut self) -> Option<u64> {
+        let users: Vec<u64> = self.users.keys().copied().collect();
+        self.random.pick(&users).copied()
+    }
+
+    fn submit(&mut self) {
+        let session = match self.some_user() {
+            Some(session) if !self.random.one_in(6) => session,
+            Some(_) | None => match self.create() {
+                Some(session) => session,
+                None => return,
+            },
+        };
+        self.submit_for(session);
+    }
+
+    pub(super) fn submit_for(&mut self, session: u64) {
+        self.last_call += 1;
+        let call = CallId(self.last_call);
+        let affinity = *self.random.pick(&self.affinities).expect("there are some");
+        let user = self.users.get_mut(&session).expect("it was just chosen");
+        let pinned_to =
+            if self.random.one_in(3) { self.random.pick(&user.refs).map(|(_, at)| at.clone()) } else { None };
+        user.open += 1;
+        let key = user.key.clone();
+        self.sessions.handle_held(&key);
+        let timeout = (self.faults.deadlines && self.random.one_in(3)).then(|| micros(self.random.below(10_000)));
+        let deadline = timeout.map(|timeout| self.now + timeout);
+        let record =
+            Record { session, affinity, pinned_to: pinned_to.clone(), deadline, timeout, outcome: None, ran_at: None };
+        self.witness.calls.insert(call, record);
+        let ticket = Ticket {
+            call,
+            session: key,
+            affinity: Some(affinity),
+            pinned_to,
+            deadline,
+            timeout,
+            queue_timeout: self.random.one_in(8).then(|| micros(200)),
+            bytes: self.random.between(1, 100) as usize,
+            on_worker_lost: self.random.one_in(8).then_some(OnWorkerLost::Rehome),
+        };
+        self.post(Mailbox::Session(session), Message::Submit(ticket));
+    }
+
+    fn create(&mut self) -> Option<u64> {
+        self.last_session += 1;
+        let key = SessionKey::new("s".into(), self.last_session);
+        let ttl = micros(if self.random.one_in(4) { 3_000 } else { 1_000_000 });
+        let is_created = self.sessions.handle_created(key.clone(), ttl, self.now).is_ok();
+        self.after_sessions();
+        if !is_created {
+            return None;
+        }
+        self.users.insert(self.last_session, User { key: key.clone(), refs: Vec::new(), open: 0 });
+        self.actors.insert(self.last_session, SessionActor::default());
+        Some(self.last_session)
+    }
+
+    pub(super) fn give_up(&mut self) {
+        let Some(call) = self.witness.some_open(&mut self.random) else { return };
+        let session = self.witness.calls[&call].session;
+        self.answer(call, Outcome::GivenUp, Vec::new());
+        self.post(Mailbox::Session(session), Message::GiveUp(call));
+    }
+
+    fn drop_ref(&mut self) {
+        let Some(session) = self.some_user() else { return };
+        let user = self.users.get_mut(&session).expect("it was just chosen");
+        if let Some((id, _)) = user.refs.pop() {
+            self.post(Mailbox::Registry, Message::Dropped(id));
+        }
+        self.look_at(session);
+    }
+
+    /// A caller is answered, by whomever; refs that nobody takes are dropped.
+    pub(in crate::rules::sim) fn answer(&mut self, call: CallId, outcome: Outcome, refs: Vec<(RefId, WorkerId)>) {
+        let is_heard = self.witness.answer(call, outcome);
+        let session = self.witness.calls[&call].session;
+        match self.users.get_mut(&session).filter(|_| is_heard) {
+            Some(user) => {
+                user.refs.extend(refs);
+                user.open -= 1;
+            }
+            None => {
+                for (id, _) in refs {
+                    self.post(Mailbox::Registry, Message::Dropped(id));
+                }
+            }
+        }
+        self.look_at(session);
+    }
+
+    fn look_at(&mut self, session: u64) {
+        let Some(user) = self.users.get(&session) else { return };
+        if user.open == 0 && user.refs.is_empty() {
+            let key = user.key.clone();
+            self.sessions.handle_idle(&key, self.now);
+        }
+    }
+}

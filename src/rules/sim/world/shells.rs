@@ -1,0 +1,163 @@
+//! What the rules of a simulated world are told, and what becomes of what they decide.
+
+use super::{Mailbox, Message, World, micros};
+use crate::event::{EndReason, Fact};
+use crate::id::{SessionKey, WorkerId};
+use crate::rules::pool::{Action, Refusal};
+use crate::rules::refs::RefAction;
+use crate::rules::session::SessionAction;
+use crate::rules::sim::actors::WorkerActor;
+use crate::rules::sim::process::Life;
+use crate::rules::sim::reach;
+
+/// To recount all takes longer than all else in a step.
+const AUDITED_STEPS: u64 = 16;
+
+impl World {
+    pub(super) fn tell_pool(&mut self, message: Message) {
+        let (pool, now) = (&mut self.pool, self.now);
+        match message {
+            Message::Ticket(ticket) => pool.handle_ticket(ticket, now),
+            Message::Withdrawn(call) => pool.handle_withdrawn(call, now),
+            Message::LeaseOver(call, pins) => pool.handle_lease_over(call, pins, now),
+            Message::Returned(call, worker) => pool.handle_lease_returned(call, &worker, now),
+            Message::TakenBack(call) => pool.handle_taken_back(call, now),
+            Message::Kept(call) => pool.handle_kept(call, now),
+            Message::Passed(call, worker) => pool.handle_passed(call, &worker, now),
+            Message::Unpinned(session, worker, count) => pool.handle_unpinned(&session, &worker, count, now),
+            Message::Ready(worker) => pool.handle_ready(&worker, now),
+            Message::StartFailed(worker, permanent) => {
+                pool.handle_start_failed(&worker, "broken".into(), permanent, now);
+            }
+            Message::Exited(worker, begun) => pool.handle_exit(&worker, "SIGKILL".into(), begun, now),
+            // Of a worker that is gone meanwhile there is nothing to taint, clear or restart.
+            Message::Taint(worker, how_long) => drop(pool.taint(&worker, how_long, "why".into(), now)),
+            Message::ClearTaint(worker) => drop(pool.clear_taint(&worker, now)),
+            Message::Restart(worker) => drop(pool.restart_worker(&worker, now)),
+            Message::Resize(size) => pool.resize(size, now),
+            Message::ZygoteLost => pool.handle_zygote_lost(now),
+            Message::Reset(session) => pool.reset(&session, now),
+            Message::Forget(session) => pool.forget(&session, now),
+            Message::Shutdown => pool.shutdown(now),
+            other => panic!("{other:?} is not for the pool"),
+        }
+        self.after_pool();
+    }
+
+    pub(super) fn after_pool(&mut self) {
+        let mut granted = Vec::new();
+        while let Some(action) = self.pool.poll_action() {
+            self.note(&format!("{action:?}"));
+            match action {
+                Action::Grant { call, session, worker } => {
+                    self.witness.granted(call, &worker, self.pool.home(&session));
+                    granted.push((session.incarnation(), worker.clone()));
+                    self.post(Mailbox::Session(session.incarnation()), Message::Grant(call, worker.clone()));
+                    self.pull_away(session, worker);
+                }
+                Action::Refuse { call, session, refusal } => {
+                    reach::hit(format!("refuse {}", code(&refusal)));
+                    self.post(Mailbox::Session(session.incarnation()), Message::Refuse(call));
+                }
+                Action::TakeBack { call, worker } => self.post(Mailbox::Worker(worker), Message::TakeBack(call)),
+                Action::DropTakeBack { call, worker } => {
+                    self.post(Mailbox::Worker(worker), Message::DropTakeBack(call))
+                }
+                Action::Start { worker } => self.spawn(worker),
+                Action::Stop { worker } => self.post(Mailbox::Worker(worker), Message::Stop),
+                Action::Kill { worker } => self.post(Mailbox::Worker(worker), Message::Kill),
+                Action::LeasesClosed { worker } => {
+                    let actor = self.workers.remove(&worker).expect("its leases close once");
+                    assert_eq!(actor.process.life, Life::Dead, "{worker} lives");
+                }
+                Action::Forgotten { session } => {
+                    self.post(Mailbox::Session(session.incarnation()), Message::Forgotten(session.clone()));
+                    self.post(Mailbox::Registry, Message::SessionForgotten(session));
+                }
+                Action::Degraded { .. } => reach::hit("degraded".into()),
+                Action::Stopped => self.is_stopped = true,
+                Action::Emit(Fact::PoolRecovered { .. }) => reach::hit("recovered".into()),
+                Action::Ready | Action::Emit(_) => {}
+            }
+        }
+        self.steps += 1;
+        if self.is_audited || self.steps.is_multiple_of(AUDITED_STEPS) {
+            self.pool.check();
+        }
+        if self.concurrency == 1 {
+            self.witness.turns(&granted, &self.pool);
+        }
+    }
+
+    /// Sometimes a home is tainted and forgotten while a request is on its way there, and the next
+    /// call of the session comes at once.
+    fn pull_away(&mut self, session: SessionKey, worker: WorkerId) {
+        let can = self.faults.taints && self.faults.resets && !self.is_calm;
+        if can && self.random.one_in(20) && self.users.contains_key(&session.incarnation()) {
+            self.post(Mailbox::Pool, Message::Taint(worker, micros(3_000)));
+            self.post(Mailbox::Pool, Message::Reset(session.clone()));
+            self.submit_for(session.incarnation());
+        }
+    }
+
+    fn spawn(&mut self, worker: WorkerId) {
+        for (other, actor) in &self.workers {
+            let is_same = other.slot() == worker.slot();
+            assert!(!is_same || actor.has_exited, "{worker} starts while {other} may live");
+        }
+        if worker.generation() > 1 && self.pool.degraded().is_none() {
+            self.witness.restarted(self.budget, self.now);
+        }
+        self.workers.insert(worker.clone(), WorkerActor::new(self.concurrency, self.cancel_grace));
+        let delay = self.random.between(100, 4_000);
+        self.post_in(Mailbox::FromProcess(worker), Message::Spawned, delay);
+    }
+
+    pub(super) fn tell_registry(&mut self, message: Message) {
+        match message {
+            Message::Made(session, worker, ids) => self.refs.handle_made(&session, &worker, &ids, self.now),
+            Message::Dropped(id) => self.refs.handle_dropped(id, self.now),
+            Message::SessionEnded(session) => {
+                self.refs.handle_session_ended(&session);
+            }
+            Message::SessionForgotten(session) => self.refs.handle_session_forgotten(&session),
+            Message::WorkerGone(worker) => {
+                self.refs.handle_worker_gone(&worker);
+            }
+            other => panic!("{other:?} is not for the registry"),
+        }
+        self.after_refs();
+    }
+
+    pub(super) fn after_refs(&mut self) {
+        while let Some(RefAction::Free { session, worker, ids }) = self.refs.poll_action() {
+            self.post(Mailbox::Pool, Message::Unpinned(session, worker.clone(), ids.len()));
+            self.post(Mailbox::Worker(worker), Message::Free(ids));
+        }
+    }
+
+    pub(super) fn after_sessions(&mut self) {
+        while let Some(SessionAction::End { session, reason }) = self.sessions.poll_action() {
+            match reason {
+                EndReason::Expired => reach::hit("session expired".into()),
+                EndReason::Capped => reach::hit("session capped".into()),
+                EndReason::Released | EndReason::OwnerDropped | EndReason::Shutdown => {}
+            }
+            self.end(session.incarnation(), reason);
+        }
+    }
+}
+
+fn code(refusal: &Refusal) -> &'static str {
+    match refusal {
+        Refusal::WorkerBusy => "worker_busy",
+        Refusal::SessionWorkerUnavailable { .. } => "session_worker_unavailable",
+        Refusal::PoolSaturated { .. } => "pool_saturated",
+        Refusal::PoolDegraded { .. } => "pool_degraded",
+        Refusal::QueueTimeout { .. } => "queue_timeout",
+        Refusal::Timeout { .. } => "timeout",
+        Refusal::RefLost { .. } => "ref_lost",
+        Refusal::Cancelled => "cancelled",
+        Refusal::ShuttingDown => "shutting_down",
+    }
+}

@@ -1,0 +1,196 @@
+//! The messages in `tests/golden/wire/`: the spec of the headers, checked from both sides.
+//!
+//! With `SNAKEBRIDGE_BLESS=1` the test writes the file anew; the difference is then for a person to judge.
+
+use super::{Body, Ended, FromWorker, Plan, Step, ToWorker, layout};
+use crate::python::interpreters;
+use std::fmt::Write;
+use std::path::Path;
+use std::process::Command;
+
+const FILE: &str = "tests/golden/wire/messages.txt";
+
+const HEAD: &str = "\
+# Who writes it, its bytes in hex, and what Python makes of it:
+#   host    what it reads from the message
+#   worker  what writes the message, in a process 4242
+#   plan    what is true of the plan; `bag` is {'b': 2}, `box` an object that takes any attribute
+";
+
+#[test]
+fn the_golden_messages_are_what_this_side_writes_and_reads() {
+    let text = golden();
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(FILE);
+    if std::env::var_os("SNAKEBRIDGE_BLESS").is_some() {
+        std::fs::write(&file, &text).expect("the repository can be written");
+    }
+    assert_eq!(std::fs::read_to_string(file).expect("the golden messages are in the repository"), text);
+    for (message, body, said) in from_worker() {
+        assert_eq!(FromWorker::decode(&datagram(&message, body)), Ok((message, body)), "{said}");
+    }
+}
+
+#[test]
+fn the_golden_messages_are_what_python_writes_and_reads() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (python, version) in interpreters::all() {
+        let mut check = Command::new(python);
+        check.args(["-I", "-B", "-W", "error"]).arg(root.join("src/wire/golden.py"));
+        let output = check.arg(root.join("worker_py")).arg(root.join(FILE)).output().expect("it has just answered");
+        assert!(output.status.success(), "Python {version}:\n{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+fn golden() -> String {
+    let mut text = HEAD.to_owned();
+    let mut line = |writer: &str, bytes: &[u8], said: &str| {
+        let hex = bytes.iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
+        writeln!(text, "{writer} {hex} {said}").expect("writing to a String does not fail");
+    };
+    for (message, body, said) in to_worker() {
+        let mut bytes = Vec::new();
+        message.encode(&mut bytes);
+        bytes.extend_from_slice(body);
+        line("host", &bytes, said);
+    }
+    for (message, body, said) in from_worker() {
+        line("worker", &datagram(&message, body), said);
+    }
+    for (long, steps, want, said) in plans() {
+        line("plan", &Plan { long, steps, want: want.to_vec() }.encode(), said);
+    }
+    text
+}
+
+fn datagram(message: &FromWorker, body: &[u8]) -> Vec<u8> {
+    let mut bytes = bincode::encode_to_vec(message, layout()).expect("a header");
+    bytes.extend_from_slice(body);
+    bytes
+}
+
+fn to_worker() -> Vec<(ToWorker, &'static [u8], &'static str)> {
+    let call = |seq, entry, body, released: &[u32]| ToWorker::Call {
+        seq,
+        call: 1 << 40,
+        entry,
+        body,
+        released: released.to_vec(),
+        plan: vec![6, 7],
+    };
+    vec![
+        (
+            call(1, 0, Body::inline(3), &[]),
+            b"abc",
+            r"dict(kind=CALL, seq=1, call=1 << 40, entry=0, place=INLINE, block=0, length=3, released=[], plan=b'\6\7', body=b'abc')",
+        ),
+        (
+            call(u64::MAX, 31, Body::inline(0), &[4, 0]),
+            b"",
+            r"dict(kind=CALL, seq=(1 << 64) - 1, call=1 << 40, entry=31, place=INLINE, block=0, length=0, released=[4, 0], plan=b'\6\7', body=b'')",
+        ),
+        (
+            call(2, 1, Body::block(5, 1 << 33), &[]),
+            b"",
+            r"dict(kind=CALL, seq=2, call=1 << 40, entry=1, place=BLOCK, block=5, length=1 << 33, released=[], plan=b'\6\7', body=b'')",
+        ),
+        (
+            call(3, 1, Body::block(5, 70_000), &[u32::MAX]),
+            b"",
+            r"dict(kind=CALL, seq=3, call=1 << 40, entry=1, place=BLOCK, block=5, length=70000, released=[(1 << 32) - 1], plan=b'\6\7', body=b'')",
+        ),
+        (
+            ToWorker::Free { refs: vec![1, 1 << 36 | 9], released: vec![3, 2] },
+            b"",
+            "dict(kind=FREE, refs=[1, 1 << 36 | 9], released=[3, 2])",
+        ),
+        (ToWorker::Free { refs: vec![8], released: vec![] }, b"", "dict(kind=FREE, refs=[8], released=[])"),
+        (ToWorker::Free { refs: vec![], released: vec![7] }, b"", "dict(kind=FREE, refs=[], released=[7])"),
+        (ToWorker::Stop, b"", "dict(kind=STOP)"),
+    ]
+}
+
+fn from_worker() -> Vec<(FromWorker, &'static [u8], &'static str)> {
+    let reply = |ended, body, released: &[u32], refs: &[u64]| FromWorker::Reply {
+        seq: 7,
+        ended,
+        body,
+        released: released.to_vec(),
+        refs: refs.to_vec(),
+    };
+    vec![
+        (FromWorker::Hello { protocol: super::PROTOCOL, pid: 4242 }, b"", "hello()"),
+        (FromWorker::StartFailed { body: Body::inline(3) }, b"abc", "start_failed(3) + b'abc'"),
+        (reply(Ended::Value, Body::inline(3), &[], &[]), b"abc", "reply(7, VALUE, INLINE, 0, 3, [], []) + b'abc'"),
+        (reply(Ended::Value, Body::block(2, 1 << 33), &[], &[]), b"", "reply(7, VALUE, BLOCK, 2, 1 << 33, [], [])"),
+        (
+            reply(Ended::Value, Body::inline(3), &[], &[1, 1 << 36 | 9]),
+            b"abc",
+            "reply(7, VALUE, INLINE, 0, 3, [], [1, 1 << 36 | 9]) + b'abc'",
+        ),
+        (
+            reply(Ended::Value, Body::inline(3), &[2, 0, u32::MAX], &[]),
+            b"abc",
+            "reply(7, VALUE, INLINE, 0, 3, [2, 0, (1 << 32) - 1], []) + b'abc'",
+        ),
+        (
+            reply(Ended::Value, Body::block(0, 40_000), &[2], &[u64::MAX]),
+            b"",
+            "reply(7, VALUE, BLOCK, 0, 40000, [2], [(1 << 64) - 1])",
+        ),
+        (reply(Ended::Raised, Body::inline(3), &[], &[]), b"abc", "reply(7, RAISED, INLINE, 0, 3, [], []) + b'abc'"),
+        (
+            reply(Ended::NoSuchRef, Body::inline(3), &[], &[]),
+            b"abc",
+            "reply(7, NO_SUCH_REF, INLINE, 0, 3, [], []) + b'abc'",
+        ),
+        (
+            reply(Ended::Unsendable, Body::inline(3), &[], &[]),
+            b"abc",
+            "reply(7, UNSENDABLE, INLINE, 0, 3, [], []) + b'abc'",
+        ),
+        (FromWorker::Passed { seq: 9 }, b"", "passed(9)"),
+    ]
+}
+
+fn plans() -> Vec<(bool, Vec<Step>, &'static [u8], &'static str)> {
+    let function = |module: &str, name: &str| Step::Function { module: module.into(), name: name.into() };
+    let global = |module: &str, name: &str| Step::Global { module: module.into(), name: name.into() };
+    let module = |name: &str| Step::Module { name: name.into() };
+    let method = |name: &str| Step::Method { name: name.into() };
+    let get_attr = |name: &str| Step::GetAttr { name: name.into() };
+    let set_attr = |name: &str| Step::SetAttr { name: name.into() };
+    let short = |step, said| (false, vec![step], &[0][..], said);
+    let long = |steps, said| (true, steps, &[0][..], said);
+    vec![
+        (false, vec![function("math", "sqrt")], &[3, 0, 255], r"run((16,)) == 4.0 and want == b'\3\0\xff'"),
+        (true, vec![function("math", "sqrt")], &[], "run((None, [((16,), None)])) == 4.0 and want == b''"),
+        short(function("builtins", "str.upper"), "run(('a',)) == 'A'"),
+        short(global("string", "digits"), "run(()) == '0123456789'"),
+        short(module("math"), "run(()).__name__ == 'math'"),
+        short(Step::Itself, "run((bag,)) is bag"),
+        short(Step::Call, "run((int, 'ff', 16)) == 255"),
+        short(method("split"), "run(('a,b', ',')) == ['a', 'b']"),
+        short(method("__class__.__name__.upper"), "run(('a',)) == 'STR'"),
+        short(get_attr("real"), "run((3,)) == 3"),
+        short(get_attr("__class__.__name__"), "run((3,)) == 'int'"),
+        short(set_attr("size"), "run((box, 5)) is None and box.size == 5"),
+        short(Step::GetItem, "run((bag, 'b')) == 2"),
+        short(Step::SetItem, "run((bag, 'a', 1)) is None and bag == {'b': 2, 'a': 1}"),
+        short(Step::DelItem, "run((bag, 'b')) is None and bag == {}"),
+        short(Step::Len, "run((bag,)) == 1"),
+        short(Step::Str, "run((1.5,)) == '1.5'"),
+        short(Step::Repr, r#"run(('a',)) == "'a'""#),
+        long(vec![function("builtins", "round")], "run((None, [((1.26,), {'ndigits': 1})])) == 1.3"),
+        long(
+            vec![global("collections", "Counter"), Step::Call, method("most_common"), Step::GetItem, Step::Len],
+            "run((None, [((), {}), (('abca',), {}), ((), {'n': 1}), ((0,), {}), ((), {})])) == 2",
+        ),
+        long(
+            vec![module("string"), get_attr("digits"), Step::Str, Step::Repr],
+            r#"run((None, [((), {})] * 4)) == "'0123456789'""#,
+        ),
+        long(vec![Step::Itself, set_attr("size")], "run((box, [((), {}), ((5,), {})])) is None and box.size == 5"),
+        long(vec![Step::SetItem], "run((bag, [(('a', 1), {})])) is None and bag == {'b': 2, 'a': 1}"),
+        long(vec![Step::DelItem], "run((bag, [(('b',), {})])) is None and bag == {}"),
+    ]
+}
