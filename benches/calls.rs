@@ -26,7 +26,8 @@ fn main() {
         Some("free") => rows("all cores"),
         // One call after the other and nothing else, for a profiler.
         Some("lock-step") => {
-            actix_rt::System::new().block_on(async { actix_rt::spawn(lock_step()).await.expect("the calls") });
+            let calls = arguments.next().map_or(10 * CALLS, |calls| calls.parse().expect("a number of calls"));
+            actix_rt::System::new().block_on(async move { actix_rt::spawn(lock_step(calls)).await.expect("the calls") });
         }
         _ => {
             let this = std::env::current_exe().expect("the path of this program");
@@ -125,11 +126,11 @@ while size := os.readv(0, [buffer]):
     row("bare SOCK_SEQPACKET and pickle", cores, laps(times, begin.elapsed()));
 }
 
-async fn lock_step() {
+async fn lock_step(calls: usize) {
     let pool = PoolConfig::new("default").size(1).affinity(Affinity::StrictQueue);
     let py = SnakeBridge::builder().pool(pool).start().await.expect("the bridge starts");
     let session = py.session("lock-step");
-    for _ in 0..10 * CALLS {
+    for _ in 0..calls {
         session.call("math", "sqrt", (16,)).extract::<f64>().await.expect("a call");
     }
     py.shutdown().await.expect("the bridge stops");
