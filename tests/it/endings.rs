@@ -53,6 +53,28 @@ fn twenty_starts_and_stops_leave_no_thread_descriptor_or_process() {
     }
 }
 
+#[test]
+fn workers_whose_init_fails_leave_no_descriptor() {
+    if !alone("endings::workers_whose_init_fails_leave_no_descriptor") {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let gate = Gate::new();
+        let config = pool("p", 1)
+            .env("FAIL_IF", gate.path())
+            .init("bridge_helpers:fail_if_told")
+            .restart_budget(1, Duration::from_millis(20));
+        let py = start([config]).await;
+        let (_, before) = belongings();
+        gate.open();
+        kill(py.workers().await[0].pid);
+        until("ten failed starts", || async { py.stats().await.pools[0].deaths > 10 }).await;
+        until("their descriptors to go", || async { belongings().1 <= before }).await;
+        py.shutdown().await.unwrap();
+    });
+}
+
 #[tokio::test]
 async fn the_bridge_stops_when_its_last_handle_ref_and_call_are_gone() {
     let py = start([pool("p", 1)]).await;

@@ -145,3 +145,8 @@ async def coroutine(value):
 
     await asyncio.sleep(0)
     return value
+
+
+def fail_if_told():
+    if os.path.exists(os.environ["FAIL_IF"]):
+        raise RuntimeError("told to fail")

@@ -36,7 +36,6 @@ impl Handler<StartFailed> for PoolSupervisor {
 
     fn handle(&mut self, failed: StartFailed, ctx: &mut Context<Self>) {
         self.rules.handle_start_failed(&failed.worker, failed.cause, failed.permanent, Instant::now());
-        self.workers.remove(&failed.worker);
         self.perform(ctx);
     }
 }
