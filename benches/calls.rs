@@ -27,7 +27,8 @@ fn main() {
         // One call after the other and nothing else, for a profiler.
         Some("lock-step") => {
             let calls = arguments.next().map_or(10 * CALLS, |calls| calls.parse().expect("a number of calls"));
-            actix_rt::System::new().block_on(async move { actix_rt::spawn(lock_step(calls)).await.expect("the calls") });
+            actix_rt::System::new()
+                .block_on(async move { actix_rt::spawn(lock_step(calls)).await.expect("the calls") });
         }
         _ => {
             let this = std::env::current_exe().expect("the path of this program");

@@ -7,7 +7,7 @@ use super::core::Life;
 use super::hold::{Hold, SessionState};
 use super::registry::{Registry, Wake};
 use super::session::{End, SessionActor};
-use crate::config::{Config, SessionOptions};
+use crate::config::{Config, SessionOptions, bounded};
 use crate::error::{Error, Ran, Result};
 use crate::event::{EndReason, Fact};
 use crate::id::{SessionId, SessionKey};
@@ -32,6 +32,8 @@ struct Defaults {
 
 struct Inner {
     by_id: HashMap<SessionId, Entry>,
+    /// Ended, and their cleanup has not been told yet.
+    ending: HashMap<SessionId, (SessionKey, Addr<SessionActor>)>,
     sessions: Sessions,
     incarnations: u64,
     automatic: u64,
@@ -51,6 +53,7 @@ impl Directory {
         let (alive, all_ended) = mpsc::channel(1);
         let inner = Inner {
             by_id: HashMap::new(),
+            ending: HashMap::new(),
             sessions: Sessions::new(config.max_sessions),
             incarnations: 0,
             automatic: 0,
@@ -105,7 +108,7 @@ impl Directory {
         let now = Instant::now();
         inner.incarnations += 1;
         let key = SessionKey::new(id.clone(), inner.incarnations);
-        let ttl = options.ttl.unwrap_or(self.config.ttl);
+        let ttl = bounded(options.ttl.unwrap_or(self.config.ttl));
         if inner.sessions.handle_created(key.clone(), ttl, now).is_err() {
             return Err(Error::SessionLimit { limit: self.config.max_sessions });
         }
@@ -124,6 +127,19 @@ impl Directory {
     /// The session's actor and state, if it lives.
     pub(crate) fn find(&self, id: &SessionId) -> Option<(Arc<SessionState>, Addr<SessionActor>)> {
         self.lock().by_id.get(id).map(|entry| (entry.state.clone(), entry.actor.clone()))
+    }
+
+    /// The actor of a session of that id that is ending.
+    pub(crate) fn find_ending(&self, id: &SessionId) -> Option<Addr<SessionActor>> {
+        self.lock().ending.get(id).map(|(_, actor)| actor.clone())
+    }
+
+    /// The cleanup of that incarnation has been told.
+    pub(crate) fn handle_cleaned_up(&self, key: &SessionKey) {
+        let mut inner = self.lock();
+        if inner.ending.get(key.id()).is_some_and(|(ending, _)| ending == key) {
+            inner.ending.remove(key.id());
+        }
     }
 
     pub(crate) fn all(&self) -> Vec<(Arc<SessionState>, Addr<SessionActor>)> {
@@ -197,6 +213,7 @@ impl Inner {
             entry.state.set_ended();
             self.sessions.handle_ended(key);
             entry.actor.do_send(End { reason, done });
+            self.ending.insert(key.id().clone(), (key.clone(), entry.actor));
         }
         lives
     }

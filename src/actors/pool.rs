@@ -17,7 +17,7 @@ use super::registry::Registry;
 use super::session::{Forgotten, Granted, Refused, SessionActor};
 use super::timer::{OnTimer, Timer};
 use super::worker::{self, WorkerActor};
-use crate::config::PoolConfig;
+use crate::config::{PoolConfig, bounded};
 use crate::error::{Error, Ran, Result};
 use crate::event::Fact;
 use crate::id::{SessionKey, WorkerId};
@@ -173,7 +173,7 @@ impl PoolSupervisor {
     fn note(&mut self, fact: Fact) {
         match &fact {
             Fact::WorkerTainted { worker, reason, for_ms } => {
-                let until = SystemTime::now() + Duration::from_millis(*for_ms);
+                let until = SystemTime::now() + bounded(Duration::from_millis(*for_ms));
                 if let Some(member) = self.workers.get_mut(worker) {
                     member.taint = Some(Taint { reason: reason.clone(), until });
                 }

@@ -179,7 +179,7 @@ impl Handler<WorkerLost> for Registry {
 pub(crate) struct SessionEnded {
     pub(crate) session: SessionKey,
     pub(crate) reason: EndReason,
-    pub(crate) done: Option<oneshot::Sender<()>>,
+    pub(crate) done: Vec<oneshot::Sender<()>>,
     pub(crate) alive: mpsc::Sender<Infallible>,
 }
 
@@ -193,7 +193,8 @@ impl Handler<SessionEnded> for Registry {
         self.perform();
         self.events.emit(Fact::SessionCleanup { session: ended.session.id().clone(), reason: ended.reason, refs });
         self.log_cleanup(&ended.session, ended.reason, refs);
-        if let Some(done) = ended.done {
+        self.directory.handle_cleaned_up(&ended.session);
+        for done in ended.done {
             // Whoever waited may have gone.
             let _gone = done.send(());
         }

@@ -46,7 +46,7 @@ struct Work {
 struct Ending {
     reason: EndReason,
     to_answer: usize,
-    done: Option<oneshot::Sender<()>>,
+    done: Vec<oneshot::Sender<()>>,
 }
 
 struct Grant {
@@ -287,8 +287,23 @@ impl Handler<End> for SessionActor {
             pool.do_send(Forget { session: key.clone(), actor: ctx.address() });
         }
         let to_answer = work.pools.len();
-        work.ending = Some(Ending { reason: end.reason, to_answer, done: end.done });
+        work.ending = Some(Ending { reason: end.reason, to_answer, done: end.done.into_iter().collect() });
         self.stop_if_over(ctx);
+    }
+}
+
+/// Somebody else waits for the end that is under way.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct AwaitEnd(pub(crate) oneshot::Sender<()>);
+
+impl Handler<AwaitEnd> for SessionActor {
+    type Result = ();
+
+    fn handle(&mut self, AwaitEnd(done): AwaitEnd, _: &mut Context<Self>) {
+        if let Some(ending) = &mut self.work().ending {
+            ending.done.push(done);
+        }
     }
 }
 

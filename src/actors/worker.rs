@@ -11,7 +11,7 @@ use super::registry::{RefsMade, Registry, WorkerLost};
 use super::request::{Reply, Request};
 use super::session::CameBack;
 use super::timer::{OnTimer, Timer};
-use crate::config::PoolConfig;
+use crate::config::{PoolConfig, bounded};
 use crate::error::{ConvertError, Crash, Error, Ran, Result};
 use crate::id::{CallId, RefId, WorkerId};
 use crate::pickle::{self, DecodeError};
@@ -97,7 +97,7 @@ impl WorkerActor {
             lifeline: Some(lifeline),
             watch: None,
             exit_seen: false,
-            lane: Lane::new(config.concurrency, config.cancel_grace),
+            lane: Lane::new(config.concurrency, bounded(config.cancel_grace)),
             requests: HashMap::new(),
             inbox: vec![0; MESSAGE_LIMIT],
             phase: Phase::Starting,
@@ -248,7 +248,10 @@ impl WorkerActor {
                 self.kill();
                 Ok(())
             }
-            FromWorker::Passed { seq } => {
+            FromWorker::Passed { seq, released } => {
+                for index in released {
+                    self.outbox.on_released(index).map_err(|bad| bad.to_string())?;
+                }
                 self.lane.handle_passed(seq, Instant::now()).map_err(|violation| format!("{violation:?}"))
             }
             FromWorker::Reply { seq, ended, body, released, refs } => {
@@ -475,7 +478,7 @@ impl ActorFuture<WorkerActor> for Pump {
         }
         // Looked at before the last read: what was written before the exit is then read to its end,
         // though a process that it forked may hold the socket open.
-        let exited = actor.exit.is_some() || actor.watch.as_ref().is_some_and(|watch| watch.poll_dead(task).is_ready());
+        let exited = actor.exit.is_some() || actor.exit_seen;
         for _ in 0..BATCH {
             if !actor.poll_message(task, ctx) {
                 if exited {

@@ -10,8 +10,8 @@ use crate::actors::pool::{
     AwaitReady, ClearTaint, Homes, PoolReport, PoolStatus, PoolSupervisor, Resize, RestartWorker, TaintWorker, Workers,
 };
 use crate::actors::registry::CountRefs;
-use crate::actors::session::{SessionActor, SessionStatus};
-use crate::config::{Config, SessionOptions};
+use crate::actors::session::{AwaitEnd, SessionActor, SessionStatus};
+use crate::config::{Config, SessionOptions, bounded};
 use crate::error::{Error, Ran, Result};
 use crate::event::{EndReason, Event};
 use crate::id::{PoolName, SessionId, WorkerId};
@@ -509,7 +509,7 @@ impl SnakeBridge {
     /// # Errors
     /// `Timeout` if that takes longer; `ShuttingDown`.
     pub fn await_ready(&self, within: Duration) -> impl Future<Output = Result<()>> + Send + 'static {
-        let until = Instant::now() + within;
+        let until = Instant::now() + bounded(within);
         let asked: Vec<_> = self.core().pools.values().map(|pool| pool.addr.send(AwaitReady { until })).collect();
         async move {
             for answer in join_all(asked).await {
@@ -570,13 +570,19 @@ impl SnakeBridge {
 #[expect(clippy::manual_async_fn, reason = "the future is owned: it borrows nothing")]
 pub(crate) fn end_session(life: Arc<Life>, id: Option<SessionId>) -> impl Future<Output = Result<()>> + Send + 'static {
     async move {
-        let Some((state, actor)) = id.and_then(|id| life.core.directory.find(&id)) else { return Ok(()) };
+        let Some(id) = id else { return Ok(()) };
         let (done, ended) = oneshot::channel();
-        if !life.core.directory.end(&state.key, EndReason::Released, Some(done)) {
+        let directory = &life.core.directory;
+        if let Some((state, _)) = directory.find(&id) {
+            directory.end(&state.key, EndReason::Released, Some(done));
+        } else if let Some(ending) = directory.find_ending(&id) {
+            ending.do_send(AwaitEnd(done));
+        } else {
             return Ok(());
         }
-        drop(actor);
-        ended.await.map_err(|_| Error::ShuttingDown { ran: Ran::No })
+        // Dropped unsent if it ended in between, or the bridge is gone: nothing is left of it either way.
+        let _over = ended.await;
+        Ok(())
     }
 }
 

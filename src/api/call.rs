@@ -8,7 +8,7 @@ use crate::actors::hold::Hold;
 use crate::actors::refusal;
 use crate::actors::request::{Place, Promise, Reply, Request};
 use crate::actors::session::{self, GiveUp};
-use crate::config::{Affinity, SessionOptions};
+use crate::config::{Affinity, SessionOptions, bounded};
 use crate::error::{ConvertError, Error, Ran, Result};
 use crate::id::{CallId, PoolName, SessionId};
 use crate::pickle::{self, Budget, DecodeError, Fragment};
@@ -488,10 +488,9 @@ impl Draft {
             pool_addr: pool.addr.clone(),
             affinity,
             pinned_to: address.pinned_to,
-            // A timeout beyond the end of the clock is none.
-            deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
+            deadline: timeout.map(|timeout| Instant::now() + bounded(timeout)),
             timeout,
-            queue_timeout,
+            queue_timeout: queue_timeout.map(bounded),
             plan: plan.into(),
             body: body.bytes,
             refs: body.refs,

@@ -14,6 +14,14 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
+/// Longer than any wait, and far from the end of any clock: `Duration::MAX` means that there is no limit.
+const FOREVER: Duration = Duration::from_secs(30 * 365 * 86_400);
+
+/// A duration that can be added to a moment.
+pub(crate) fn bounded(duration: Duration) -> Duration {
+    duration.min(FOREVER)
+}
+
 /// How a call chooses between the worker that its session prefers and the others.
 ///
 /// Its names in serde, and in print, are `hint`, `strict_queue` and `strict_fail_fast`.

@@ -119,7 +119,11 @@ pub(crate) enum FromWorker {
         refs: Vec<u64>,
     },
     /// A call that was taken back has been passed over: it never began.
-    Passed { seq: u64 },
+    Passed {
+        seq: u64,
+        /// The block of the host that its body lies in, unread.
+        released: Vec<u32>,
+    },
 }
 
 /// A message that is not one.

@@ -207,3 +207,28 @@ async fn a_pool_whose_preload_or_init_fails_does_not_start_and_says_why_in_pytho
     assert_eq!(error.code(), "spawn");
     assert!(error.to_string().contains("on purpose"), "{error}");
 }
+
+#[tokio::test]
+async fn what_is_too_large_to_be_sent_is_refused_before_it_begins_and_harms_no_worker() {
+    let py = start([pool("p", 1)]).await;
+    let name = "x".repeat(300_000);
+    let error = within("a long name", py.call("math", name, ())).await.unwrap_err();
+    assert_eq!((error.code(), error.ran()), ("convert", Ran::No));
+    let gigabyte = snakebridge::Bytes::from(vec![0; (1 << 30) + 1]);
+    let error = within("a large argument", py.call("builtins", "len", (gigabyte,))).await.unwrap_err();
+    assert_eq!((error.code(), error.ran()), ("convert", Ran::No));
+    let objects = py.call("bridge_helpers", "objects", (40_000,));
+    assert_eq!(code(within("a result of many objects", objects).await), "convert");
+    assert_eq!(py.stats().await.pools[0].deaths, 0);
+    assert!(py.call("math", "sqrt", (4,)).await.is_ok());
+    py.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_worker_that_reports_a_failed_start_after_its_greeting_is_killed() {
+    let py = start([pool("p", 1)]).await;
+    let error = within("the call", py.call("bridge_helpers", "fail_start_late", ()).discard()).await.unwrap_err();
+    assert_eq!((error.code(), error.ran()), ("protocol", Ran::Maybe));
+    py.await_ready(Duration::from_secs(20)).await.unwrap();
+    within("the shutdown", py.shutdown()).await.unwrap();
+}

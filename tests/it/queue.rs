@@ -132,3 +132,43 @@ async fn waiting_calls_of_one_session_keep_their_order() {
     assert_eq!(log, (0..200).collect::<Vec<_>>());
     py.shutdown().await.unwrap();
 }
+
+/// The block of a call that never began was once kept for ever, and the 65th stopped every large call.
+#[tokio::test]
+async fn large_calls_that_never_begin_give_their_memory_back() {
+    let py = start([pool("p", 1).affinity(Affinity::StrictQueue)]).await;
+    let session = py.session("s");
+    let large = Bytes::from(vec![1; 100_000]);
+    for _ in 0..70 {
+        let gate = Gate::new();
+        let held = tokio::spawn(session.call("bridge_helpers", "hold", (gate.path(), 7)).discard());
+        gate.held().await;
+        let late = session.call("builtins", "len", (&large,)).timeout(Duration::from_millis(5));
+        assert_eq!(code(late.discard().await), "timeout");
+        gate.open();
+        within("the held call", held).await.unwrap().unwrap();
+    }
+    let length = within("a large call", session.call("builtins", "len", (&large,)).extract::<usize>()).await;
+    assert_eq!(length.unwrap(), 100_000);
+    py.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_limit_of_duration_max_is_no_limit() {
+    let never = Duration::MAX;
+    let config = pool("p", 1).queue_timeout(never).timeout(never).cancel_grace(never).retire_grace(never);
+    let config =
+        config.start_timeout(never).shutdown_grace(never).restart_budget(3, never).restart_backoff(never, never);
+    let py = start([config.affinity(Affinity::StrictQueue)]).await;
+    let busy = Busy::new(&py, "s", "p").await;
+    let call = busy.session.call("math", "sqrt", (4,)).timeout(never).queue_timeout(never);
+    let waiting = tokio::spawn(call.discard());
+    until("it to wait", || async { py.stats().await.pools[0].waiting == 1 }).await;
+    py.taint(&busy.home, never, "a test").await.unwrap();
+    py.clear_taint(&busy.home).await.unwrap();
+    busy.finish().await;
+    // Strict, and its home was tainted while it waited.
+    assert_eq!(code(within("the waiting call", waiting).await.unwrap()), "session_worker_unavailable");
+    py.await_ready(never).await.unwrap();
+    within("the shutdown", py.shutdown()).await.unwrap();
+}

@@ -199,6 +199,25 @@ async fn the_actor_of_a_session_answers_how_it_is_doing() {
     py.shutdown().await.unwrap();
 }
 
+#[tokio::test]
+async fn a_second_release_waits_for_the_first() {
+    let py = start([pool("p", 1)]).await;
+    let session = py.session("s");
+    let gate = Gate::new();
+    let running = tokio::spawn(session.call("bridge_helpers", "hold", (gate.path(),)).discard());
+    gate.held().await;
+    let first = tokio::spawn(session.release());
+    until("the session to end", || async { py.session_addr("s").is_none() }).await;
+    let mut second = Box::pin(session.release());
+    assert!(futures::poll!(&mut second).is_pending());
+    gate.open();
+    within("the second release", second).await.unwrap();
+    within("the first release", first).await.unwrap().unwrap();
+    within("the running call", running).await.unwrap().unwrap();
+    session.release().await.expect("a third finds nothing to do");
+    py.shutdown().await.unwrap();
+}
+
 /// Eight threads, ten thousand sessions, a hundred thousand calls: nothing is left.
 #[test]
 fn ten_thousand_sessions_and_a_hundred_thousand_calls_leave_nothing() {

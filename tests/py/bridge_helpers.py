@@ -150,3 +150,17 @@ async def coroutine(value):
 def fail_if_told():
     if os.path.exists(os.environ["FAIL_IF"]):
         raise RuntimeError("told to fail")
+
+
+def objects(count):
+    return [object() for _ in range(count)]
+
+
+def fail_start_late():
+    """Tells the host that this worker could not start, though it greeted long ago."""
+    import pickle
+    import struct
+
+    body = pickle.dumps([("ValueError", "builtins", "late", "", [], [])], 5)
+    os.write(3, struct.pack("<IIIQ", 1, 0, 0, len(body)) + body)
+    time.sleep(60)

@@ -119,7 +119,7 @@ def runner(shared: Shared, index: int) -> Callable[[Any], None]:
         """Runs a call and answers it, unless it was taken back."""
         _, seq, _, _, place, block, length, count, plan_length = unpack(view)
         if not begin(seq):
-            shared.send(wire.passed(seq))
+            shared.send(wire.passed(seq, [block] if place else []))
             return
         ended, refs = wire.VALUE, ()
         try:

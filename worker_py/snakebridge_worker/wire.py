@@ -28,7 +28,7 @@ _COUNT = struct.Struct("<Q")
 REPLY_HEAD = struct.Struct("<IQIIIQQQ")
 _HELLO = struct.Struct("<III")
 _START_FAILED = struct.Struct("<IIIQ")
-_PASSED = struct.Struct("<IQ")
+_PASSED = struct.Struct("<IQQ")
 
 #: Their ids stand in the head of a reply, which has to fit into a datagram.
 MOST_REFS = 16_384
@@ -68,9 +68,9 @@ def start_failed(length: int) -> bytes:
     return _START_FAILED.pack(START_FAILED, INLINE, 0, length)
 
 
-def passed(seq: int) -> bytes:
-    """Says that a call which was taken back never began."""
-    return _PASSED.pack(PASSED, seq)
+def passed(seq: int, released: list[int]) -> bytes:
+    """Says that a call which was taken back never began; a block that its body lies in is released unread."""
+    return _PASSED.pack(PASSED, seq, len(released)) + struct.pack(f"<{len(released)}I", *released)
 
 
 def reply(seq: int, ended: int, place: int, block: int, length: int, released: Sequence[int], refs: Sequence[int]) -> bytes:

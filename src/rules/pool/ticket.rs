@@ -1,6 +1,6 @@
 //! What a session asks of a pool, and how it may be refused.
 
-use crate::config::{Affinity, OnWorkerLost, PoolConfig};
+use crate::config::{Affinity, OnWorkerLost, PoolConfig, bounded};
 use crate::id::{CallId, PoolName, SessionKey, WorkerId};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -37,13 +37,13 @@ impl From<&PoolConfig> for PoolRules {
             concurrency: config.concurrency,
             max_queue_size: config.max_queue_size,
             max_queue_bytes: config.max_queue_bytes,
-            queue_timeout: config.queue_timeout,
-            shutdown_grace: config.shutdown_grace,
-            retire_grace: config.retire_grace,
-            start_timeout: config.start_timeout,
+            queue_timeout: bounded(config.queue_timeout),
+            shutdown_grace: bounded(config.shutdown_grace),
+            retire_grace: bounded(config.retire_grace),
+            start_timeout: bounded(config.start_timeout),
             on_worker_lost: config.on_worker_lost,
-            restart_budget: config.budget(),
-            restart_backoff: config.restart_backoff,
+            restart_budget: (config.budget().0, bounded(config.budget().1)),
+            restart_backoff: (bounded(config.restart_backoff.0), bounded(config.restart_backoff.1)),
             send_ahead: SEND_AHEAD,
         }
     }
