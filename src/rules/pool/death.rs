@@ -31,6 +31,7 @@ impl Pool {
         let mut displaced = self.end_leases(place, &begun, now);
         displaced.extend(self.leave_lines_for(place).into_iter().map(|id| (id, TakeBack::No)));
         self.workers.remove(&place);
+        self.timers.forget(place);
         self.on_slot_down(place, ready_at, cause, false, now);
         if self.returning.get(&place).is_none_or(Vec::is_empty) {
             self.returning.remove(&place);

@@ -43,10 +43,12 @@ impl Pool {
         let place = Place::from(worker);
         let zygote_now = self.zygotes_lost;
         let Some(worker) = self.workers.get_mut(&place) else { return };
-        let State::Starting { zygote } = worker.state else { return };
+        let State::Starting { zygote, until } = worker.state else { return };
         worker.state = State::Serving;
         worker.ready_at = Some(now);
         let worker = worker.id.clone();
+        // A timer that nobody needs any more would still have the host's clock programmed at each wait.
+        self.timers.unset(until, Timer::StartTimeout(place));
         self.emit(Fact::WorkerReady { worker });
         if zygote < zygote_now {
             self.retire(place, "its zygote is gone", now);
@@ -64,6 +66,7 @@ impl Pool {
             return self.handle_exit(worker, cause, Vec::new(), now);
         }
         self.workers.remove(&place);
+        self.timers.forget(place);
         self.emit(Fact::WorkerStartFailed { worker: worker.clone(), cause: cause.clone() });
         self.act(Action::LeasesClosed { worker: worker.clone() });
         let cause: Arc<str> = cause.into();
@@ -85,8 +88,9 @@ impl Pool {
         slot.state = SlotState::Up;
         let place = Place { slot: number, generation: slot.generation };
         let worker = WorkerId::new(self.rules.name.clone(), place.slot, place.generation);
-        self.workers.insert(place, Worker::new(worker.clone(), self.zygotes_lost));
-        self.timers.set(now + self.rules.start_timeout, Timer::StartTimeout(place));
+        let until = now + self.rules.start_timeout;
+        self.workers.insert(place, Worker::new(worker.clone(), self.zygotes_lost, until));
+        self.timers.set(until, Timer::StartTimeout(place));
         self.emit(Fact::WorkerStarting { worker: worker.clone() });
         self.act(Action::Start { worker });
     }

@@ -31,6 +31,14 @@ impl Timers {
         self.0.remove(&(at, timer));
     }
 
+    /// The worker is gone, and nothing of it is waited for.
+    pub(super) fn forget(&mut self, place: Place) {
+        self.0.retain(|(_, timer)| match timer {
+            Timer::Untaint(of) | Timer::StartTimeout(of) | Timer::RetireGrace(of) | Timer::Linger(of) => *of != place,
+            Timer::Wait(_) | Timer::BackOff(_) | Timer::DegradedTry | Timer::ShutdownGrace => true,
+        });
+    }
+
     pub(super) fn next(&self) -> Option<Instant> {
         self.0.first().map(|(at, _)| *at)
     }

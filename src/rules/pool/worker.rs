@@ -24,6 +24,8 @@ pub(super) enum State {
     /// Asked for, by the zygote of that count.
     Starting {
         zygote: u64,
+        /// When it will have taken too long.
+        until: Instant,
     },
     Serving,
     /// Keeps the sessions that hold something in it until then.
@@ -61,10 +63,10 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(id: WorkerId, zygote: u64) -> Self {
+    pub(super) fn new(id: WorkerId, zygote: u64, until: Instant) -> Self {
         Self {
             id,
-            state: State::Starting { zygote },
+            state: State::Starting { zygote, until },
             taint: None,
             ready_at: None,
             leases: VecDeque::new(),
