@@ -27,6 +27,7 @@ use crate::python;
 use crate::rules::pool::{Action, Pool, PoolRules};
 use crate::status::{Taint, Tie};
 use actix::prelude::*;
+use futures::StreamExt;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -247,7 +248,7 @@ impl PoolSupervisor {
                 if let Some(why) = &guarantees.exec_because {
                     tracing::warn!(target: "snakebridge::pool", pool = %self.config.name, why, "workers are executed, not forked");
                 }
-                ctx.add_stream(events);
+                follow(events, ctx.address());
                 self.seat = Seat::Taken(zygote);
                 for worker in wanted {
                     self.start_worker(worker, ctx);
@@ -330,8 +331,25 @@ impl OnTimer for PoolSupervisor {
     }
 }
 
-impl StreamHandler<ZygoteEvent> for PoolSupervisor {
-    fn handle(&mut self, event: ZygoteEvent, ctx: &mut Context<Self>) {
+/// Tells the pool what its zygote tells, from a task of its own: a stream of the actor would be polled
+/// with each of its messages.
+fn follow(mut events: ZygoteEvents, pool: Addr<PoolSupervisor>) {
+    actix_rt::spawn(async move {
+        while let Some(event) = events.next().await {
+            pool.do_send(Told(event));
+        }
+    });
+}
+
+/// The zygote has told something.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Told(ZygoteEvent);
+
+impl Handler<Told> for PoolSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, Told(event): Told, ctx: &mut Context<Self>) {
         match event {
             ZygoteEvent::Forked { worker, pid, pidfd } => {
                 if let Some(member) = self.workers.get_mut(&worker) {
@@ -358,7 +376,4 @@ impl StreamHandler<ZygoteEvent> for PoolSupervisor {
             }
         }
     }
-
-    /// The next zygote has events of its own.
-    fn finished(&mut self, _: &mut Context<Self>) {}
 }

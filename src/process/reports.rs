@@ -124,9 +124,9 @@ impl Control {
 
     /// The next report; `None` at the end.
     pub(super) fn poll_report(&self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Received>>> {
-        let mut bytes = vec![0; REPORT_LIMIT];
         loop {
             let mut guard = ready!(self.socket.poll_read_ready(cx))?;
+            let mut bytes = vec![0; REPORT_LIMIT];
             match fds::recv(guard.get_inner(), &mut bytes) {
                 Ok((0, _)) => return Poll::Ready(Ok(None)),
                 Ok((length, mut fds)) => {
