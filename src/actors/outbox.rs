@@ -10,6 +10,9 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+/// An inline body of at most this many bytes is copied behind its header: cheaper than a second part.
+const JOINED: usize = 4096;
+
 pub(crate) struct Outbox {
     channel: Channel,
     blocks: BlockPool,
@@ -87,7 +90,12 @@ impl Outbox {
             plan: plan.to_vec(),
         };
         message.encode(cleared(&mut self.head));
-        self.transmit(inline, page);
+        if inline.len() <= JOINED {
+            self.head.extend_from_slice(inline);
+            self.transmit(&[], page);
+        } else {
+            self.transmit(inline, page);
+        }
         Ok(true)
     }
 
@@ -101,7 +109,8 @@ impl Outbox {
     }
 
     fn try_send(&self, body: &[u8], page: &Page) -> bool {
-        match self.channel.try_send(&[IoSlice::new(&self.head), IoSlice::new(body)]) {
+        let parts = [IoSlice::new(&self.head), IoSlice::new(body)];
+        match self.channel.try_send(if body.is_empty() { &parts[..1] } else { &parts }) {
             Ok(true) => {
                 page.count_sent();
                 true

@@ -44,7 +44,12 @@ impl Channel {
         }
         let mut nothing = SendAncillaryBuffer::default();
         loop {
-            match rustix::net::sendmsg(self.socket.get_ref(), parts, &mut nothing, SendFlags::NOSIGNAL) {
+            // One part costs the kernel less than a list of them.
+            let sent = match parts {
+                [only] => rustix::net::send(self.socket.get_ref(), only, SendFlags::NOSIGNAL),
+                _ => rustix::net::sendmsg(self.socket.get_ref(), parts, &mut nothing, SendFlags::NOSIGNAL),
+            };
+            match sent {
                 Ok(_) => return Ok(true),
                 Err(Errno::INTR) => {}
                 // ENOBUFS: the same, for want of kernel memory.

@@ -206,6 +206,12 @@ class Encoder:
         arguments = pickle.dumps((ref_id, module, name), 5)
         return [b"%b%b%b" % (_STREAM if is_iterator else _REF, arguments[2:-1], _CALL)], [ref_id]
 
+    def takes_atoms(self, want: bytes) -> bool:
+        """Whether an atom is sent as the plain pickle of itself, so that nobody needs to ask for it each time."""
+        if want[0] == EXTRACT:
+            return (self._plans.get(want) or self._plan(want)).convert is None
+        return want[0] == VALUE
+
     def _plan(self, want: bytes) -> Shape:
         if len(self._plans) >= _MOST_PLANS:
             self._plans.clear()

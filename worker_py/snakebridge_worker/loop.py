@@ -12,13 +12,14 @@ import pickle
 import queue
 import socket
 import threading
+import time
 import traceback
 from functools import reduce
 from typing import Any, Callable, Sequence
 
 from snakebridge_worker import codec, errors, wire
 from snakebridge_worker.blocks import Incoming, Outgoing
-from snakebridge_worker.page import Page
+from snakebridge_worker.page import FIRST_REVOKE, REVOKE_WORDS, Page
 from snakebridge_worker.plans import Plans
 from snakebridge_worker.refs import RefTable
 
@@ -58,14 +59,13 @@ def initialise(shared: Shared, init: str) -> bool:
 class Shared:
     """What all entries of a worker use."""
 
-    __slots__ = ("channel", "page", "table", "plans", "incoming", "outgoing", "lock", "forked")
+    __slots__ = ("channel", "page", "table", "incoming", "outgoing", "lock", "forked")
 
     def __init__(self, channel: int, side: int, page: Page, ref_base: int) -> None:
         side_socket = socket.socket(fileno=side)
         self.channel = channel
         self.page = page
         self.table = RefTable(ref_base)
-        self.plans = Plans()
         self.incoming = Incoming(side_socket)
         self.outgoing = Outgoing(side_socket)
         self.lock = threading.Lock()
@@ -109,49 +109,67 @@ def runner(shared: Shared, index: int) -> Callable[[Any], None]:
 
     A closure, since everything that it needs is then a local: this is the path of every call.
     """
-    encode = codec.Encoder(shared.table).encode
-    begin, end, count_sent = shared.page.entry(index)
-    channel, find, unpack, decode = shared.channel, shared.plans.find, wire.CALL_HEAD.unpack_from, pickle.loads
-    head_size, write, writev, pack = wire.CALL_HEAD.size, os.write, os.writev, wire.REPLY_HEAD.pack
-    await_ = awaiter()
+    encoder = codec.Encoder(shared.table)
+    page, plans, channel, head_size = shared.page, Plans(encoder.takes_atoms), shared.channel, wire.CALL_HEAD.size
+    words, known = page.words, plans.known
+    begun, depth, done, began_at, running = page.entry_words(index)
+    unpack, decode, dumps, encode, now = wire.CALL_HEAD.unpack_from, pickle.loads, pickle.dumps, encoder.encode, time.monotonic_ns
+    write, pack, await_, count_sent = os.write, wire.REPLY_HEAD.pack, awaiter(), page.count_sent
+    calls = 0
 
     def run(view: Any) -> None:
         """Runs a call and answers it, unless it was taken back."""
+        nonlocal calls
         _, seq, _, _, place, block, length, count, plan_length = unpack(view)
-        if not begin(seq):
+        # Before anything of the call is looked at, then the revoke word: see `Page.begin`.
+        words[begun] = seq
+        if words[FIRST_REVOKE + seq % REVOKE_WORDS] == seq:
             shared.send(wire.passed(seq, [block] if place else []))
             return
+        words[running] = seq
+        words[began_at] = now()
+        words[depth] = 1
         ended, refs = wire.VALUE, ()
         try:
             if count:
-                plan, at = wire.read_plan(view, wire.read_released(view)[1])
+                raw, at = wire.read_plan(view, wire.read_released(view)[1])
             else:
                 at = head_size + plan_length
-                plan = bytes(view[head_size:at])
-            plan = find(plan)
+                raw = bytes(view[head_size:at])
+            plan = known.get(raw) or plans.find(raw)
             arguments = shared.large_arguments(block, length) if place else decode(view[at : at + length])
             value = plan.run(arguments)
-            if type(value) is CoroutineType:
-                value = await_(value)
-            body, refs = encode(value, plan.want)
-            if len(refs) > wire.MOST_REFS:
-                shared.table.drop(refs)
-                refs = ()
-                raise errors.EncodeError(f"the result holds more than {wire.MOST_REFS} objects without a value")
+            kind = type(value)
+            if kind in plan.atoms:
+                body = (dumps(value, 5),)
+            else:
+                if kind is CoroutineType:
+                    value = await_(value)
+                body, refs = encode(value, plan.want)
+                if len(refs) > wire.MOST_REFS:
+                    shared.table.drop(refs)
+                    refs = ()
+                    raise errors.EncodeError(f"the result holds more than {wire.MOST_REFS} objects without a value")
         except BaseException as error:
             ended, body = failure(error)
         if shared.forked:
             os._exit(0)
         released = shared.unused() if place else ()
-        length = len(body[0]) if len(body) == 1 else sum(map(len, body))
+        if len(body) == 1:
+            (body,) = body
+            length = len(body)
+        else:
+            length = sum(map(len, body))
+            if length <= INLINE:
+                body = b"".join(body)
         if length > INLINE or refs or released:
             reply(shared, seq, ended, body, length, refs, released)
-        elif len(body) == 1:
-            write(channel, pack(wire.REPLY, seq, ended, 0, 0, length, 0, 0) + body[0])
         else:
-            writev(channel, [pack(wire.REPLY, seq, ended, 0, 0, length, 0, 0), b"".join(body)])
+            write(channel, pack(wire.REPLY, seq, ended, 0, 0, length, 0, 0) + body)
         count_sent()
-        end()
+        calls += 1
+        words[done] = calls
+        words[depth] = 0
         # What is idle must not keep the last call's values alive.
         arguments = value = body = None
 
@@ -159,24 +177,21 @@ def runner(shared: Shared, index: int) -> Callable[[Any], None]:
 
 
 def reply(
-    shared: Shared, seq: int, ended: int, body: list, length: int, refs: Sequence[int], released: Sequence[int]
+    shared: Shared, seq: int, ended: int, body: Any, length: int, refs: Sequence[int], released: Sequence[int]
 ) -> None:
-    """Sends a reply that is large, or has something to tell beside its body."""
-    place = wire.INLINE
-    block = 0
+    """Sends a reply that is large, then maybe in parts, or has something to tell beside its body."""
     if length > INLINE:
         try:
-            block = shared.large(body, length)
-            place = wire.BLOCK
+            block = shared.large(body if type(body) is list else [body], length)
         except BaseException as error:
             # The value is lost, and says so; an error is small.
             shared.table.drop(refs)
-            ended, body = failure(error)
-            length, refs = len(body[0]), ()
-    parts = [wire.reply(seq, ended, place, block, length, released, refs)]
-    if place == wire.INLINE:
-        parts.extend(body if len(body) < wire.MOST_PARTS else [b"".join(body)])
-    os.writev(shared.channel, parts)
+            ended, (body,) = failure(error)
+            length, refs = len(body), ()
+        else:
+            os.write(shared.channel, wire.reply(seq, ended, wire.BLOCK, block, length, released, refs))
+            return
+    os.writev(shared.channel, [wire.reply(seq, ended, wire.INLINE, 0, length, released, refs), body])
 
 
 def awaiter() -> Callable[[Any], Any]:
@@ -215,11 +230,11 @@ def serve(shared: Shared, run: Callable[[Any], None]) -> None:
     """Takes messages and runs calls, both on this thread. An error of the channel ends the worker."""
     buffer = bytearray(BUFFER)
     view, buffers = memoryview(buffer), [buffer]
-    channel, readv = shared.channel, os.readv
+    channel, readv, call, released = shared.channel, os.readv, wire.CALL, RELEASED
     while readv(channel, buffers):
         kind = buffer[0]
-        if kind == wire.CALL:
-            if buffer[RELEASED]:
+        if kind == call:
+            if buffer[released]:
                 shared.release(wire.read_released(view)[0])
             run(view)
         elif kind == wire.FREE:

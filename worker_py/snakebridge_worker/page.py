@@ -7,7 +7,6 @@ one machine store; `struct.pack_into` would zero the word first, and a death in 
 import mmap
 import os
 import time
-from typing import Callable
 
 SIZE = 4096
 MAGIC = 0x5342504147450001
@@ -71,29 +70,13 @@ class Page:
         words[base + DONE] += 1
         words[base + DEPTH] -= 1
 
-    def entry(self, entry: int) -> "tuple[Callable[[int], bool], Callable[[], None], Callable[[], None]]":
-        """`begin`, `end` and `count_sent` for the plain calls of an entry, as closures: they stand in each call's way."""
-        words = self.words
+    def entry_words(self, entry: int) -> "tuple[int, int, int, int, int]":
+        """Where *begun*, depth, calls done, the moment of the beginning and the first running call of an entry stand.
+
+        For the loop, which writes them itself: a method call for each would stand in every call's way.
+        """
         base = FIRST_ENTRY + entry * self._entry_words
-        begun, depth, done, began_at, stack = (base + word for word in (BEGUN, DEPTH, DONE, BEGAN_AT, STACK))
-        now, calls = time.monotonic_ns, 0
-
-        def begin(seq: int) -> bool:
-            words[begun] = seq
-            if words[FIRST_REVOKE + seq % REVOKE_WORDS] == seq:
-                return False
-            words[stack] = seq
-            words[began_at] = now()
-            words[depth] = 1
-            return True
-
-        def end() -> None:
-            nonlocal calls
-            calls += 1
-            words[done] = calls
-            words[depth] = 0
-
-        return begin, end, self.count_sent
+        return base + BEGUN, base + DEPTH, base + DONE, base + BEGAN_AT, base + STACK
 
     def running(self, entry: int) -> int:
         """The innermost running call of an entry; 0: none, or nested deeper than the page shows."""

@@ -12,6 +12,8 @@ import sys
 from functools import reduce
 from typing import Any, Callable
 
+from snakebridge_worker.kinds import ATOMS
+
 _U64 = struct.Struct("<Q")
 _U32 = struct.Struct("<I")
 
@@ -27,30 +29,38 @@ _Step = Callable[[Any, tuple, dict], Any]
 
 
 class Plan:
-    """``run(body)`` makes the result; ``want`` says what the codec makes of it."""
+    """``run(body)`` makes the result; ``want`` says what the codec makes of it.
 
-    __slots__ = ("run", "want")
+    ``atoms`` are the types whose values are sent as the plain pickle of themselves.
+    """
+
+    __slots__ = ("run", "want", "atoms")
 
     def __init__(self, run: Callable[[Any], Any], want: bytes) -> None:
         self.run = run
         self.want = want
+        self.atoms: frozenset[type] = frozenset()
 
 
 class Plans:
     """The plans of this worker, by their bytes."""
 
-    __slots__ = ("_known",)
+    __slots__ = ("known", "_takes_atoms")
 
-    def __init__(self) -> None:
-        self._known: dict[bytes, Plan] = {}
+    def __init__(self, takes_atoms: Callable[[bytes], bool]) -> None:
+        self.known: dict[bytes, Plan] = {}
+        self._takes_atoms = takes_atoms
 
     def find(self, raw: bytes) -> Plan:
         """The plan of these bytes. Imports nothing: that is part of running it."""
-        plan = self._known.get(raw)
+        plan = self.known.get(raw)
         if plan is None:
-            if len(self._known) >= MOST_PLANS:
-                self._known.clear()
-            plan = self._known[raw] = parse(raw)
+            if len(self.known) >= MOST_PLANS:
+                self.known.clear()
+            plan = parse(raw)
+            if self._takes_atoms(plan.want):
+                plan.atoms = ATOMS
+            self.known[raw] = plan
         return plan
 
 

@@ -32,8 +32,6 @@ _PASSED = struct.Struct("<IQQ")
 
 #: Their ids stand in the head of a reply, which has to fit into a datagram.
 MOST_REFS = 16_384
-#: A writev of more parts than this is joined first; the kernel takes 1,024.
-MOST_PARTS = 64
 
 
 def read_released(view: memoryview) -> tuple[list[int], int]:
