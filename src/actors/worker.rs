@@ -136,9 +136,13 @@ impl WorkerActor {
         while let Some(action) = self.lane.poll_action() {
             match action {
                 LaneAction::Revoke { seq, entry } => {
-                    self.page.revoke(seq);
-                    // Where the kernel has no barrier, what was sent counts as begun.
-                    let begun = if self.page.barrier() { self.page.begun(entry) } else { u64::MAX };
+                    // The worker has yet to read the word for an older call, or the kernel has no
+                    // barrier: what was sent counts as begun.
+                    let is_exact = !self.lane.is_revoked(self.page.revoked(seq)) && {
+                        self.page.revoke(seq);
+                        self.page.barrier()
+                    };
+                    let begun = if is_exact { self.page.begun(entry) } else { u64::MAX };
                     self.lane.handle_revocation(seq, begun, Instant::now());
                 }
                 LaneAction::Answer { call, verdict } => self.answer(call, verdict),
