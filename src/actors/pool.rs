@@ -28,6 +28,7 @@ use crate::rules::pool::{Action, Pool, PoolRules};
 use crate::status::{Taint, Tie};
 use actix::prelude::*;
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -208,8 +209,9 @@ impl PoolSupervisor {
         match &mut self.seat {
             Seat::Taken(zygote) => {
                 let space = self.ref_spaces.fetch_add(1, Ordering::Relaxed) + 1;
-                match zygote.fork(&worker, space << REF_BITS) {
-                    Ok(link) => self.add_member(worker, link, ctx),
+                let ids = space << REF_BITS..(space + 1) << REF_BITS;
+                match zygote.fork(&worker, ids.start) {
+                    Ok(link) => self.add_member(worker, link, ids, ctx),
                     Err(error) => {
                         let cause = format!("no worker can be forked: {error}");
                         self.rules.handle_start_failed(&worker, cause, false, Instant::now());
@@ -229,10 +231,10 @@ impl PoolSupervisor {
         }
     }
 
-    fn add_member(&mut self, id: WorkerId, link: Link, ctx: &mut Context<Self>) {
+    fn add_member(&mut self, id: WorkerId, link: Link, ids: Range<u64>, ctx: &mut Context<Self>) {
         let (pool, registry, config) = (ctx.address(), self.registry.clone(), Arc::clone(&self.config));
         let worker = id.clone();
-        let addr = WorkerActor::create(move |ctx| WorkerActor::new(worker, link, &config, pool, registry, ctx));
+        let addr = WorkerActor::create(move |ctx| WorkerActor::new(worker, link, ids, &config, pool, registry, ctx));
         let member = Member { addr, pid: None, started_at: SystemTime::now(), requests: 0, taint: None };
         self.workers.insert(id, member);
     }

@@ -22,6 +22,7 @@ use actix::prelude::*;
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -64,6 +65,8 @@ pub(crate) struct WorkerActor {
     pool: Addr<PoolSupervisor>,
     registry: Addr<Registry>,
     timer: Timer,
+    /// The ids that it may give to objects.
+    ids: Range<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +84,7 @@ impl WorkerActor {
     pub(crate) fn new(
         id: WorkerId,
         link: Link,
+        ids: Range<u64>,
         config: &PoolConfig,
         pool: Addr<PoolSupervisor>,
         registry: Addr<Registry>,
@@ -110,6 +114,7 @@ impl WorkerActor {
             pool,
             registry,
             timer: Timer::start(ctx),
+            ids,
         }
     }
 
@@ -264,9 +269,10 @@ impl WorkerActor {
                 }
                 let replied =
                     self.lane.handle_reply(seq, Instant::now()).map_err(|violation| format!("{violation:?}"))?;
-                let refs = refs.into_iter().map(RefId).collect();
-                let outcome =
-                    self.body(body, inline).and_then(|body| self.replied(replied.call, ended, body, refs, ctx));
+                let outcome = self
+                    .own(refs)
+                    .and_then(|refs| Ok((self.body(body, inline)?, refs)))
+                    .and_then(|(body, refs)| self.replied(replied.call, ended, body, refs, ctx));
                 if let Err(what) = &outcome {
                     self.lease_over(replied.call, 0);
                     if let Some(request) = self.requests.remove(&replied.call) {
@@ -288,6 +294,18 @@ impl WorkerActor {
                 Ok(taken)
             }
         }
+    }
+
+    /// The ids of objects that a reply brings. One of another worker would be freed there in its time.
+    fn own(&self, refs: Vec<u64>) -> Result<Vec<RefId>, String> {
+        let mut last = None;
+        for id in &refs {
+            if !self.ids.contains(id) || last.is_some_and(|last| last >= id) {
+                return Err(format!("object {id}, which it cannot have made for this reply"));
+            }
+            last = Some(id);
+        }
+        Ok(refs.into_iter().map(RefId).collect())
     }
 
     /// The pool hears that the worker is free before the caller can call again.

@@ -1,7 +1,7 @@
 //! What a stuck or hostile process may not do: keep anyone waiting, or reach another session.
 
-use crate::support::{Dir, Gate, pool, start, within};
-use snakebridge::Ran;
+use crate::support::{Dir, Gate, code, pool, start, until, within};
+use snakebridge::{PyRef, Ran};
 use std::time::Duration;
 
 #[tokio::test]
@@ -34,5 +34,23 @@ async fn a_call_that_was_taken_back_never_begins_however_many_are_taken_back_aft
     assert!(!dir.0.join("touched").exists(), "a call of which it was said that it never ran has run");
     assert_eq!((one.unwrap(), three.unwrap()), (1, 3));
     assert_eq!(py.stats().await.pools[0].deaths, 0);
+    py.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_worker_that_names_an_object_of_another_worker_is_killed_and_the_object_stays() {
+    let py = start([pool("p", 2)]).await;
+    let (good, bad) = (py.session("good"), py.session("bad"));
+    let kept: PyRef = good.call("bridge_helpers", "Counter", ()).into_ref().await.unwrap();
+    bad.call("math", "sqrt", (4,)).discard().await.unwrap();
+    let worker = bad.home("p").await.unwrap();
+    assert_ne!(worker, *kept.worker());
+    let id: u64 = kept.id().to_string().trim_matches(|c: char| !c.is_ascii_digit()).parse().unwrap();
+    let forged = bad.call("bridge_helpers", "forge_next_id", (id,)).affinity(snakebridge::Affinity::StrictQueue);
+    let outcome = within("the forged ref", forged.into_ref()).await;
+    assert_eq!(code(outcome), "protocol");
+    until("the frees", || async { py.stats().await.refs == 1 }).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(kept.call_method("add", ()).extract::<i64>().await.unwrap(), 1);
     py.shutdown().await.unwrap();
 }
