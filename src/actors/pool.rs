@@ -262,6 +262,7 @@ impl PoolSupervisor {
             }
         }
         self.perform(ctx);
+        self.timer.wake();
     }
 
     fn kill(&mut self, worker: WorkerId) {
@@ -357,6 +358,7 @@ impl StreamHandler<ZygoteEvent> for PoolSupervisor {
                 }
                 self.rules.handle_zygote_lost(Instant::now());
                 self.perform(ctx);
+                self.timer.wake();
             }
         }
     }

@@ -1,8 +1,22 @@
 //! What a stuck or hostile process may not do: keep anyone waiting, or reach another session.
 
 use crate::support::{Dir, Gate, code, pool, start, until, within};
-use snakebridge::{PyRef, Ran};
+use snakebridge::{PyRef, Ran, SnakeBridge};
 use std::time::Duration;
+
+#[tokio::test]
+async fn a_python_that_is_killed_at_each_start_is_given_up_as_soon_as_the_budget_is_spent() {
+    let dir = Dir::new();
+    std::fs::write(dir.0.join("dies_at_once.py"), "import os\nos.kill(os.getpid(), 9)\n").unwrap();
+    let config = pool("p", 1)
+        .python_path(&dir.0)
+        .preload(["dies_at_once"])
+        .restart_budget(3, Duration::from_secs(60))
+        .restart_backoff(Duration::from_millis(20), Duration::from_millis(20));
+    let error = within("the start", SnakeBridge::builder().pool(config).start()).await.unwrap_err();
+    assert_eq!(error.code(), "spawn");
+    assert!(error.to_string().contains("SIGKILL"), "{error}");
+}
 
 #[tokio::test]
 async fn a_call_that_was_taken_back_never_begins_however_many_are_taken_back_after_it() {
