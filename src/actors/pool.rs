@@ -77,6 +77,9 @@ struct Member {
 /// Each worker numbers its objects in a space of its own, so that no id is ever used twice.
 const REF_BITS: u32 = 36;
 
+/// How long a zygote may take to tell of a worker that it was asked for, once that is to be killed.
+const FORK_WAIT: Duration = Duration::from_secs(1);
+
 /// The zygote's place.
 enum Seat {
     Empty,
@@ -86,6 +89,10 @@ enum Seat {
         start: SpawnHandle,
     },
     Taken(Zygote),
+    /// It was let go, and its end is not told yet; workers that are wanted wait for the next.
+    Ending {
+        wanted: Vec<WorkerId>,
+    },
     /// The pool has stopped, and waits for the zygote's end.
     Left,
 }
@@ -127,7 +134,7 @@ impl PoolSupervisor {
                 Action::DropTakeBack { call, worker } => self.order(&worker, worker::DropTakeBack { call }),
                 Action::Start { worker } => self.start_worker(worker, ctx),
                 Action::Stop { worker } => self.order(&worker, worker::Stop),
-                Action::Kill { worker } => self.kill(worker),
+                Action::Kill { worker } => self.kill(worker, ctx),
                 Action::LeasesClosed { worker } => {
                     self.order(&worker, worker::Retire);
                     self.workers.remove(&worker);
@@ -218,7 +225,7 @@ impl PoolSupervisor {
                     }
                 }
             }
-            Seat::Starting { wanted, .. } => wanted.push(worker),
+            Seat::Starting { wanted, .. } | Seat::Ending { wanted } => wanted.push(worker),
             Seat::Empty => {
                 let start = ctx.spawn(
                     start_zygote(Arc::clone(&self.config))
@@ -265,24 +272,37 @@ impl PoolSupervisor {
         self.timer.wake();
     }
 
-    fn kill(&mut self, worker: WorkerId) {
-        if self.workers.contains_key(&worker) {
+    fn kill(&mut self, worker: WorkerId, ctx: &mut Context<Self>) {
+        if let Some(member) = self.workers.get(&worker) {
+            if member.pid.is_none() {
+                let asked = worker.clone();
+                ctx.run_later(FORK_WAIT, move |this, _| this.on_fork_overdue(&asked));
+            }
             let for_shutdown = !self.when_stopped.is_empty();
             return self.order(&worker, worker::Kill { for_shutdown });
         }
         // It was never forked: its zygote is still being started.
-        if let Seat::Starting { wanted, .. } = &mut self.seat {
+        if let Seat::Starting { wanted, .. } | Seat::Ending { wanted } = &mut self.seat {
             wanted.retain(|wanted| *wanted != worker);
         }
         let cause = "its zygote did not start in time".to_owned();
         self.rules.handle_start_failed(&worker, cause, false, Instant::now());
     }
 
+    /// A worker is to be killed of which the zygote has said nothing: it is stuck, and nobody else will.
+    fn on_fork_overdue(&mut self, worker: &WorkerId) {
+        let is_silent = self.workers.get(worker).is_some_and(|member| member.pid.is_none());
+        if is_silent && matches!(self.seat, Seat::Taken(_)) {
+            tracing::warn!(target: "snakebridge::pool", pool = %self.config.name, "ending a zygote that does not answer");
+            self.seat = Seat::Ending { wanted: Vec::new() };
+        }
+    }
+
     /// Every worker's exit was seen: the zygote goes too.
     fn leave(&mut self, ctx: &mut Context<Self>) {
         match std::mem::replace(&mut self.seat, Seat::Left) {
             // Its end is told by its events.
-            Seat::Taken(zygote) => drop(zygote),
+            Seat::Taken(_) | Seat::Ending { .. } => {}
             Seat::Starting { start, .. } => {
                 ctx.cancel_future(start);
                 self.stopped();
@@ -351,12 +371,18 @@ impl StreamHandler<ZygoteEvent> for PoolSupervisor {
                     return self.stopped();
                 }
                 tracing::warn!(target: "snakebridge::pool", pool = %self.config.name, why, "the zygote is gone");
-                self.seat = Seat::Empty;
+                let wanted = match std::mem::replace(&mut self.seat, Seat::Empty) {
+                    Seat::Ending { wanted } => wanted,
+                    Seat::Empty | Seat::Starting { .. } | Seat::Taken(_) | Seat::Left => Vec::new(),
+                };
                 // Nobody will tell of workers that it was asked for and did not report.
                 for member in self.workers.values().filter(|member| member.pid.is_none()) {
                     member.addr.do_send(worker::NeverForked { why: why.clone() });
                 }
                 self.rules.handle_zygote_lost(Instant::now());
+                for worker in wanted {
+                    self.start_worker(worker, ctx);
+                }
                 self.perform(ctx);
                 self.timer.wake();
             }

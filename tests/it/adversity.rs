@@ -2,7 +2,14 @@
 
 use crate::support::{Dir, Gate, code, pool, start, until, within};
 use snakebridge::{PyRef, Ran, SnakeBridge};
+use std::process::Command;
 use std::time::Duration;
+
+/// The parent of a worker.
+fn zygote_of(pid: u32) -> u32 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit_once(')').unwrap().1.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
 
 #[tokio::test]
 async fn a_python_that_is_killed_at_each_start_is_given_up_as_soon_as_the_budget_is_spent() {
@@ -16,6 +23,34 @@ async fn a_python_that_is_killed_at_each_start_is_given_up_as_soon_as_the_budget
     let error = within("the start", SnakeBridge::builder().pool(config).start()).await.unwrap_err();
     assert_eq!(error.code(), "spawn");
     assert!(error.to_string().contains("SIGKILL"), "{error}");
+}
+
+#[tokio::test]
+async fn a_zygote_that_is_stopped_does_not_hold_up_the_shutdown() {
+    let py = start([pool("p", 1)]).await;
+    let zygote = zygote_of(py.workers().await[0].pid);
+    assert!(Command::new("kill").args(["-STOP", &zygote.to_string()]).status().unwrap().success());
+    let ended = tokio::time::timeout(Duration::from_secs(15), py.shutdown()).await;
+    let _gone = Command::new("kill").args(["-CONT", &zygote.to_string()]).status();
+    ended.expect("the shutdown ends").unwrap();
+}
+
+#[tokio::test]
+async fn a_preload_that_hangs_in_each_fork_is_a_start_that_fails() {
+    let dir = Dir::new();
+    std::fs::write(
+        dir.0.join("hangs_in_fork.py"),
+        "import os, time\n_c = [0]\ndef f():\n    _c[0] += 1\n    _c[0] < 2 or time.sleep(600)\nos.register_at_fork(before=f)\n",
+    )
+    .unwrap();
+    let config = pool("p", 1)
+        .python_path(&dir.0)
+        .preload(["hangs_in_fork"])
+        .start_timeout(Duration::from_millis(700))
+        .restart_budget(1, Duration::from_secs(60));
+    let error = within("the start", SnakeBridge::builder().pool(config).start()).await.unwrap_err();
+    assert_eq!(error.code(), "spawn");
+    assert!(!error.to_string().contains("fork"), "{error}");
 }
 
 #[tokio::test]
