@@ -130,6 +130,8 @@ impl Handler<AwaitReady> for PoolSupervisor {
             return Box::pin(async { true });
         }
         let (ready, when_ready) = oneshot::channel();
+        // Those that waited long enough are gone.
+        self.await_ready.retain(|waiting| !waiting.is_closed());
         self.await_ready.push(ready);
         Box::pin(async move {
             tokio::time::timeout_at(until.into(), when_ready).await.is_ok_and(|ready| ready.unwrap_or(false))
