@@ -161,7 +161,10 @@ impl WorkerActor {
                 LaneAction::Passed { call } => {
                     self.pool.do_send(TakingBack::Passed { call, worker: self.id.clone() });
                 }
-                LaneAction::Over { call } => self.lease_over(call, 0),
+                LaneAction::Over { call } => {
+                    let worker = self.id.clone();
+                    self.pool.do_send(LeaseOver { call, worker, pins_made: 0, is_answer: false });
+                }
                 LaneAction::Taint { how_long } => {
                     let reason = "a cancelled call does not end".to_owned();
                     self.pool.do_send(TaintWorker { worker: self.id.clone(), how_long, reason });
@@ -193,7 +196,7 @@ impl WorkerActor {
     }
 
     fn lease_over(&self, call: CallId, pins_made: usize) {
-        self.pool.do_send(LeaseOver { call, worker: self.id.clone(), pins_made });
+        self.pool.do_send(LeaseOver { call, worker: self.id.clone(), pins_made, is_answer: true });
     }
 
     fn run(&mut self, request: Request) {

@@ -103,3 +103,18 @@ async fn a_worker_that_names_an_object_of_another_worker_is_killed_and_the_objec
     assert_eq!(kept.call_method("add", ()).extract::<i64>().await.unwrap(), 1);
     py.shutdown().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_call_that_was_passed_over_is_no_finished_one() {
+    let py = start([pool("p", 1).concurrency(2)]).await;
+    let (session, gate) = (py.session("a"), Gate::new());
+    let held = tokio::spawn(session.call("bridge_helpers", "hold", (gate.path(), 1)).extract::<i64>());
+    gate.held().await;
+    let late = session.call("math", "sqrt", (4,)).timeout(Duration::from_millis(30));
+    assert_eq!(within("the call taken back", late.discard()).await.unwrap_err().ran(), Ran::No);
+    gate.open();
+    assert_eq!(within("the held call", held).await.unwrap().unwrap(), 1);
+    assert!(session.call("math", "sqrt", (4,)).await.is_ok());
+    assert_eq!((py.stats().await.pools[0].finished, py.workers().await[0].requests), (2, 2));
+    py.shutdown().await.unwrap();
+}
