@@ -501,11 +501,18 @@ impl ActorFuture<WorkerActor> for Pump {
         while let Err((call, error)) = actor.outbox.poll_flush(task, &actor.requests, &actor.page) {
             actor.unsendable(call, &error);
         }
+        if actor.outbox.is_broken() && actor.lifeline.is_some() {
+            actor.kill();
+        }
         // Looked at before the last read: what was written before the exit is then read to its end,
         // though a process that it forked may hold the socket open.
         let exited = actor.exit.is_some() || actor.exit_seen;
-        for _ in 0..BATCH {
+        for taken in 0..BATCH {
             if !actor.poll_message(task, ctx) {
+                if taken > 0 && actor.outbox.is_waiting() {
+                    // A message that was taken may have given back what waits for a block, or sent more.
+                    task.waker().wake_by_ref();
+                }
                 if exited {
                     actor.on_exit_seen();
                 }

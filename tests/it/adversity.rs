@@ -118,3 +118,13 @@ async fn a_call_that_was_passed_over_is_no_finished_one() {
     assert_eq!((py.stats().await.pools[0].finished, py.workers().await[0].requests), (2, 2));
     py.shutdown().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_worker_that_takes_no_messages_any_more_is_replaced() {
+    let py = start([pool("p", 1)]).await;
+    py.call("bridge_helpers", "stop_reading", ()).discard().await.unwrap();
+    let outcome = within("the call that cannot be sent", py.call("math", "sqrt", (4,)).discard()).await;
+    assert!(outcome.is_ok() || outcome.is_err_and(|error| error.code() == "worker_crashed"));
+    within("the next call", py.call("math", "sqrt", (4,)).session("next")).await.unwrap();
+    py.shutdown().await.unwrap();
+}
