@@ -49,6 +49,7 @@ pub struct PoolSupervisor {
     when_ready: Option<oneshot::Sender<Result<()>>>,
     await_ready: Vec<oneshot::Sender<bool>>,
     when_stopped: Vec<oneshot::Sender<()>>,
+    has_stopped: bool,
     tie: Tie,
     size: usize,
     finished: u64,
@@ -113,6 +114,7 @@ impl PoolSupervisor {
             when_ready: Some(setup.when_ready),
             await_ready: Vec::new(),
             when_stopped: Vec::new(),
+            has_stopped: false,
             tie: Tie::Lifeline,
             finished: 0,
             deaths: 0,
@@ -312,6 +314,7 @@ impl PoolSupervisor {
     }
 
     fn stopped(&mut self) {
+        self.has_stopped = true;
         self.started(Err(Error::ShuttingDown { ran: Ran::No }));
         self.answer_ready(false);
         for waiting in self.when_stopped.drain(..) {

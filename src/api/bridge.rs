@@ -560,7 +560,7 @@ impl SnakeBridge {
         async move {
             Arc::clone(&core).stop();
             core.until_stopped().await;
-            core.join_thread();
+            core.join_threads();
             Ok(())
         }
     }

@@ -91,6 +91,9 @@ impl Handler<Shutdown> for PoolSupervisor {
     type Result = ResponseFuture<()>;
 
     fn handle(&mut self, _: Shutdown, ctx: &mut Context<Self>) -> ResponseFuture<()> {
+        if self.has_stopped {
+            return Box::pin(async {});
+        }
         let (stopped, when_stopped) = oneshot::channel();
         self.when_stopped.push(stopped);
         self.rules.shutdown(Instant::now());
