@@ -220,7 +220,7 @@ facts! {
         /// How many refs were still alive.
         refs: u64,
     }
-    /// Refs were freed because Rust dropped them.
+    /// Refs were freed: Rust dropped them, or their session ended, which its cleanup counts too.
     RefsFreed = "snakebridge.refs.freed" {
         /// The worker that held them.
         worker: WorkerId,

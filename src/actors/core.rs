@@ -27,8 +27,13 @@ pub(crate) struct Core {
     pub(crate) timeout: Option<std::time::Duration>,
     calls: AtomicU64,
     stopping: AtomicBool,
+    /// Its arbiter takes no task to stop it: whoever waits for that does it.
+    stranded: AtomicBool,
+    is_told: AtomicBool,
     stopped: watch::Sender<bool>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// One for each pool, or none.
+    pool_threads: Mutex<Vec<Arbiter>>,
 }
 
 /// Held by whatever can still use the bridge; the last one to go stops it.
@@ -42,16 +47,29 @@ impl Drop for Life {
     }
 }
 
+/// Says that the bridge has stopped: also when the arbiter that stops it drops this half-way, and
+/// with it every actor and worker.
+struct WindingUp(Arc<Core>);
+
+impl Drop for WindingUp {
+    fn drop(&mut self) {
+        // What such a thread still runs goes with it.
+        for thread in self.0.pool_threads.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            thread.stop();
+        }
+        self.0.stopped.send_replace(true);
+    }
+}
+
 pub(crate) struct PoolEntry {
     pub(crate) addr: Addr<PoolSupervisor>,
     pub(crate) config: Arc<PoolConfig>,
-    /// Its own, if each pool has one.
-    pub(crate) thread: Option<Arbiter>,
 }
 
 impl Core {
     pub(crate) fn new(
         pools: BTreeMap<PoolName, PoolEntry>,
+        pool_threads: Vec<Arbiter>,
         config: &Config,
         arbiter: ArbiterHandle,
         registry: Addr<Registry>,
@@ -69,8 +87,11 @@ impl Core {
             timeout: config.timeout,
             calls: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
+            stranded: AtomicBool::new(false),
+            is_told: AtomicBool::new(false),
             stopped: watch::Sender::new(false),
             thread: Mutex::new(None),
+            pool_threads: Mutex::new(pool_threads),
         }
     }
 
@@ -83,8 +104,12 @@ impl Core {
         *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
     }
 
-    /// Waits for that thread, which ends as soon as the bridge has stopped.
-    pub(crate) fn join_thread(&self) {
+    /// Waits for that thread and those of the pools, which end as soon as the bridge has stopped.
+    pub(crate) fn join_threads(&self) {
+        let pool_threads = std::mem::take(&mut *self.pool_threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in pool_threads {
+            let _panicked = thread.join();
+        }
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread
             && thread.thread().id() != std::thread::current().id()
@@ -99,10 +124,14 @@ impl Core {
         if self.stopping.swap(true, Ordering::AcqRel) {
             return;
         }
-        let core = Arc::clone(&self);
-        // An arbiter that has stopped has dropped every actor, and with it every worker.
-        if !self.arbiter.spawn(async move { core.wind_up().await }) {
-            self.stopped.send_replace(true);
+        let winding_up = WindingUp(Arc::clone(&self));
+        if !self.arbiter.spawn(async move { winding_up.0.wind_up().await }) {
+            // It was told to stop. Its actors go when its thread ends, which may take as long as the
+            // program, and until then they answer.
+            self.stranded.store(true, Ordering::Release);
+            for pool in self.pools.values() {
+                pool.addr.do_send(Shutdown);
+            }
         }
     }
 
@@ -113,8 +142,11 @@ impl Core {
     /// Resolves when nothing of the bridge is left.
     pub(crate) async fn until_stopped(&self) {
         let mut stopped = self.stopped.subscribe();
-        // Only an arbiter that went in the middle drops the sender, and everything with it.
-        let _gone = stopped.wait_for(|stopped| *stopped).await;
+        // The sender is here, so that it cannot be dropped meanwhile.
+        drop(stopped.wait_for(|stopped| *stopped).await);
+        if self.stranded.load(Ordering::Acquire) {
+            self.wind_up().await;
+        }
     }
 
     /// Pools first, so that calls which wait hear of the shutdown and not of the end of their session.
@@ -127,12 +159,10 @@ impl Core {
         let _closed = self.registry.send(Close).await;
         for pool in self.pools.values() {
             pool.addr.do_send(Leave);
-            if let Some(thread) = &pool.thread {
-                thread.stop();
-            }
         }
-        self.events.emit(Fact::BridgeStopped {});
-        self.stopped.send_replace(true);
+        if !self.is_told.swap(true, Ordering::AcqRel) {
+            self.events.emit(Fact::BridgeStopped {});
+        }
     }
 
     pub(crate) fn next_call(&self) -> CallId {

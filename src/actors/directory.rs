@@ -6,7 +6,7 @@
 use super::core::Life;
 use super::hold::{Hold, SessionState};
 use super::registry::{Registry, Wake};
-use super::session::{End, SessionActor};
+use super::session::{AwaitEnd, End, SessionActor};
 use crate::config::{Config, SessionOptions, bounded};
 use crate::error::{Error, Ran, Result};
 use crate::event::{EndReason, Fact};
@@ -117,10 +117,11 @@ impl Directory {
         let core = &life.core;
         let shell = SessionActor::new(Arc::clone(&state), core.registry.clone(), alive);
         let actor = SessionActor::start_in_arbiter(&core.arbiter, move |_| shell);
-        core.events.emit(Fact::SessionCreated { session: id.clone() });
         let hold = Arc::new(Hold { state: Arc::clone(&state), actor: actor.clone(), life: Arc::clone(life) });
         inner.by_id.insert(id.clone(), Entry { state, actor, hold: Arc::downgrade(&hold) });
         inner.end_due();
+        drop(inner);
+        core.events.emit(Fact::SessionCreated { session: id.clone() });
         Ok(hold)
     }
 
@@ -129,9 +130,15 @@ impl Directory {
         self.lock().by_id.get(id).map(|entry| (entry.state.clone(), entry.actor.clone()))
     }
 
-    /// The actor of a session of that id that is ending.
-    pub(crate) fn find_ending(&self, id: &SessionId) -> Option<Addr<SessionActor>> {
-        self.lock().ending.get(id).map(|(_, actor)| actor.clone())
+    /// Ends the session of that id, if it lives; `done` hears when nothing of it is left, also if it
+    /// is ending for another reason.
+    pub(crate) fn release(&self, id: &SessionId, done: oneshot::Sender<()>) {
+        let mut inner = self.lock();
+        if let Some(key) = inner.by_id.get(id).map(|entry| entry.state.key.clone()) {
+            inner.end(&key, EndReason::Released, Some(done));
+        } else if let Some((_, ending)) = inner.ending.get(id) {
+            ending.do_send(AwaitEnd(done));
+        }
     }
 
     /// The cleanup of that incarnation has been told.
@@ -160,11 +167,6 @@ impl Directory {
             inner.sessions.handle_idle(&state.key, Instant::now());
             registry.do_send(Wake);
         }
-    }
-
-    /// Ends that incarnation; `done` hears when nothing of it is left. `false` if it had ended before.
-    pub(crate) fn end(&self, key: &SessionKey, reason: EndReason, done: Option<oneshot::Sender<()>>) -> bool {
-        self.lock().end(key, reason, done)
     }
 
     /// Ends what has expired, and says when to look again.

@@ -20,6 +20,7 @@ pub(crate) struct Outbox {
     /// Blocks of the worker that were read: the next message names them.
     released: Vec<u32>,
     head: Vec<u8>,
+    is_broken: bool,
 }
 
 enum Waiting {
@@ -31,7 +32,14 @@ enum Waiting {
 
 impl Outbox {
     pub(crate) fn new(channel: Channel, blocks: BlockPool) -> Self {
-        Self { channel, blocks, waiting: VecDeque::new(), released: Vec::new(), head: Vec::with_capacity(512) }
+        Self {
+            channel,
+            blocks,
+            waiting: VecDeque::new(),
+            released: Vec::new(),
+            head: Vec::with_capacity(512),
+            is_broken: false,
+        }
     }
 
     /// The worker's block has been read.
@@ -108,7 +116,17 @@ impl Outbox {
         }
     }
 
-    fn try_send(&self, body: &[u8], page: &Page) -> bool {
+    /// Whether anything waits for room in the socket or for a block.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Whether a message was lost: its worker takes none any more.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.is_broken
+    }
+
+    fn try_send(&mut self, body: &[u8], page: &Page) -> bool {
         let parts = [IoSlice::new(&self.head), IoSlice::new(body)];
         match self.channel.try_send(if body.is_empty() { &parts[..1] } else { &parts }) {
             Ok(true) => {
@@ -116,8 +134,11 @@ impl Outbox {
                 true
             }
             Ok(false) => false,
-            // It is gone or going: its exit decides about everything that was ever sent.
-            Err(_) => true,
+            // It is gone or has to go: its exit decides about everything that was ever sent.
+            Err(_) => {
+                self.is_broken = true;
+                true
+            }
         }
     }
 
@@ -137,9 +158,9 @@ impl Outbox {
                     self.head = message;
                     if !self.try_send(&[], page) {
                         self.waiting.push_front(Waiting::Message(std::mem::take(&mut self.head)));
-                        // An error of the registration is one of the socket, which its reader sees.
-                        if self.channel.poll_send_ready(task).is_pending() {
-                            return Ok(());
+                        match self.channel.poll_send_ready(task) {
+                            Poll::Ready(Ok(())) => {}
+                            Poll::Ready(Err(_)) | Poll::Pending => return Ok(()),
                         }
                     }
                 }

@@ -29,6 +29,7 @@ use crate::status::{Taint, Tie};
 use actix::prelude::*;
 use futures::StreamExt;
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -49,6 +50,7 @@ pub struct PoolSupervisor {
     when_ready: Option<oneshot::Sender<Result<()>>>,
     await_ready: Vec<oneshot::Sender<bool>>,
     when_stopped: Vec<oneshot::Sender<()>>,
+    has_stopped: bool,
     tie: Tie,
     size: usize,
     finished: u64,
@@ -77,6 +79,9 @@ struct Member {
 /// Each worker numbers its objects in a space of its own, so that no id is ever used twice.
 const REF_BITS: u32 = 36;
 
+/// How long a zygote may take to tell of a worker that it was asked for, once that is to be killed.
+const FORK_WAIT: Duration = Duration::from_secs(1);
+
 /// The zygote's place.
 enum Seat {
     Empty,
@@ -86,6 +91,10 @@ enum Seat {
         start: SpawnHandle,
     },
     Taken(Zygote),
+    /// It was let go, and its end is not told yet; workers that are wanted wait for the next.
+    Ending {
+        wanted: Vec<WorkerId>,
+    },
     /// The pool has stopped, and waits for the zygote's end.
     Left,
 }
@@ -106,6 +115,7 @@ impl PoolSupervisor {
             when_ready: Some(setup.when_ready),
             await_ready: Vec::new(),
             when_stopped: Vec::new(),
+            has_stopped: false,
             tie: Tie::Lifeline,
             finished: 0,
             deaths: 0,
@@ -127,7 +137,7 @@ impl PoolSupervisor {
                 Action::DropTakeBack { call, worker } => self.order(&worker, worker::DropTakeBack { call }),
                 Action::Start { worker } => self.start_worker(worker, ctx),
                 Action::Stop { worker } => self.order(&worker, worker::Stop),
-                Action::Kill { worker } => self.kill(worker),
+                Action::Kill { worker } => self.kill(worker, ctx),
                 Action::LeasesClosed { worker } => {
                     self.order(&worker, worker::Retire);
                     self.workers.remove(&worker);
@@ -209,15 +219,16 @@ impl PoolSupervisor {
         match &mut self.seat {
             Seat::Taken(zygote) => {
                 let space = self.ref_spaces.fetch_add(1, Ordering::Relaxed) + 1;
-                match zygote.fork(&worker, space << REF_BITS) {
-                    Ok(link) => self.add_member(worker, link, ctx),
+                let ids = space << REF_BITS..(space + 1) << REF_BITS;
+                match zygote.fork(&worker, ids.start) {
+                    Ok(link) => self.add_member(worker, link, ids, ctx),
                     Err(error) => {
                         let cause = format!("no worker can be forked: {error}");
                         self.rules.handle_start_failed(&worker, cause, false, Instant::now());
                     }
                 }
             }
-            Seat::Starting { wanted, .. } => wanted.push(worker),
+            Seat::Starting { wanted, .. } | Seat::Ending { wanted } => wanted.push(worker),
             Seat::Empty => {
                 let start = ctx.spawn(
                     start_zygote(Arc::clone(&self.config))
@@ -230,10 +241,10 @@ impl PoolSupervisor {
         }
     }
 
-    fn add_member(&mut self, id: WorkerId, link: Link, ctx: &mut Context<Self>) {
+    fn add_member(&mut self, id: WorkerId, link: Link, ids: Range<u64>, ctx: &mut Context<Self>) {
         let (pool, registry, config) = (ctx.address(), self.registry.clone(), Arc::clone(&self.config));
         let worker = id.clone();
-        let addr = WorkerActor::create(move |ctx| WorkerActor::new(worker, link, &config, pool, registry, ctx));
+        let addr = WorkerActor::create(move |ctx| WorkerActor::new(worker, link, ids, &config, pool, registry, ctx));
         let member = Member { addr, pid: None, started_at: SystemTime::now(), requests: 0, taint: None };
         self.workers.insert(id, member);
     }
@@ -261,26 +272,40 @@ impl PoolSupervisor {
             }
         }
         self.perform(ctx);
+        self.timer.wake();
     }
 
-    fn kill(&mut self, worker: WorkerId) {
-        if self.workers.contains_key(&worker) {
+    fn kill(&mut self, worker: WorkerId, ctx: &mut Context<Self>) {
+        if let Some(member) = self.workers.get(&worker) {
+            if member.pid.is_none() {
+                let asked = worker.clone();
+                ctx.run_later(FORK_WAIT, move |this, _| this.on_fork_overdue(&asked));
+            }
             let for_shutdown = !self.when_stopped.is_empty();
             return self.order(&worker, worker::Kill { for_shutdown });
         }
         // It was never forked: its zygote is still being started.
-        if let Seat::Starting { wanted, .. } = &mut self.seat {
+        if let Seat::Starting { wanted, .. } | Seat::Ending { wanted } = &mut self.seat {
             wanted.retain(|wanted| *wanted != worker);
         }
         let cause = "its zygote did not start in time".to_owned();
         self.rules.handle_start_failed(&worker, cause, false, Instant::now());
     }
 
+    /// A worker is to be killed of which the zygote has said nothing: it is stuck, and nobody else will.
+    fn on_fork_overdue(&mut self, worker: &WorkerId) {
+        let is_silent = self.workers.get(worker).is_some_and(|member| member.pid.is_none());
+        if is_silent && matches!(self.seat, Seat::Taken(_)) {
+            tracing::warn!(target: "snakebridge::pool", pool = %self.config.name, "ending a zygote that does not answer");
+            self.seat = Seat::Ending { wanted: Vec::new() };
+        }
+    }
+
     /// Every worker's exit was seen: the zygote goes too.
     fn leave(&mut self, ctx: &mut Context<Self>) {
         match std::mem::replace(&mut self.seat, Seat::Left) {
             // Its end is told by its events.
-            Seat::Taken(zygote) => drop(zygote),
+            Seat::Taken(_) | Seat::Ending { .. } => {}
             Seat::Starting { start, .. } => {
                 ctx.cancel_future(start);
                 self.stopped();
@@ -290,6 +315,7 @@ impl PoolSupervisor {
     }
 
     fn stopped(&mut self) {
+        self.has_stopped = true;
         self.started(Err(Error::ShuttingDown { ran: Ran::No }));
         self.answer_ready(false);
         for waiting in self.when_stopped.drain(..) {
@@ -366,13 +392,20 @@ impl Handler<Told> for PoolSupervisor {
                     return self.stopped();
                 }
                 tracing::warn!(target: "snakebridge::pool", pool = %self.config.name, why, "the zygote is gone");
-                self.seat = Seat::Empty;
+                let wanted = match std::mem::replace(&mut self.seat, Seat::Empty) {
+                    Seat::Ending { wanted } => wanted,
+                    Seat::Empty | Seat::Starting { .. } | Seat::Taken(_) | Seat::Left => Vec::new(),
+                };
                 // Nobody will tell of workers that it was asked for and did not report.
                 for member in self.workers.values().filter(|member| member.pid.is_none()) {
                     member.addr.do_send(worker::NeverForked { why: why.clone() });
                 }
                 self.rules.handle_zygote_lost(Instant::now());
+                for worker in wanted {
+                    self.start_worker(worker, ctx);
+                }
                 self.perform(ctx);
+                self.timer.wake();
             }
         }
     }

@@ -11,7 +11,6 @@ use crate::rules::pool::Ticket;
 use crate::value::{PyRef, RefOwner, RefSource};
 use actix::Addr;
 use std::cell::RefCell;
-use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
@@ -151,20 +150,16 @@ impl Reply {
         decode: impl FnOnce(&[u8], &RefSource, &Budget) -> Result<R, DecodeError>,
     ) -> Result<R> {
         let owner: Arc<dyn RefOwner> = self.hold.clone();
-        let (session, worker, made) = (self.hold.key().clone(), self.worker.clone(), RefCell::default());
-        let source = RefSource { session, worker, owner, made };
+        let (session, worker) = (self.hold.key().clone(), self.worker.clone());
+        let left = Some(RefCell::new(std::mem::take(&mut self.refs).into()));
+        let source = RefSource { session, worker, owner, left };
         let budget = Budget { refs: self.hold.state.max_refs, ..Budget::default() };
         let decoded = decode(&self.body, &source, &budget);
         if let Err(DecodeError::Malformed(what)) = &decoded {
             self.addr.do_send(Distrust { what: what.as_str().into() });
         }
-        if decoded.is_ok() {
-            self.refs.clear();
-        } else {
-            // Each of which a handle was made is freed by that.
-            let made: HashSet<_> = source.made.into_inner().into_iter().collect();
-            self.refs.retain(|id| !made.contains(id));
-        }
+        // Each of which a handle was made is freed by that.
+        self.refs = source.left.map(RefCell::into_inner).unwrap_or_default().into();
         decoded.map_err(|error| error.into_error(&self.worker))
     }
 }

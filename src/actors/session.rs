@@ -256,6 +256,9 @@ impl Handler<GiveUp> for SessionActor {
 #[rtype(result = "()")]
 pub(crate) struct WithdrawalSeen {
     pub(crate) call: CallId,
+    /// The pool will say nothing more of it. Else its body stays: the call may be one that came back
+    /// from a worker whose report of that is still under way, and is granted again after it.
+    pub(crate) is_last: bool,
 }
 
 impl Handler<WithdrawalSeen> for SessionActor {
@@ -263,7 +266,7 @@ impl Handler<WithdrawalSeen> for SessionActor {
 
     fn handle(&mut self, seen: WithdrawalSeen, _: &mut Context<Self>) {
         let work = self.work();
-        if !work.is_held(seen.call) {
+        if seen.is_last && !work.is_held(seen.call) {
             work.waiting.remove(&seen.call);
         }
     }

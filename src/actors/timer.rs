@@ -6,16 +6,22 @@
 //! for programs the machine's clock each time that it sleeps.
 
 use actix::prelude::*;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context as TaskContext, Poll};
+use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::Instant;
 
 /// The handle that an actor keeps.
 pub(crate) struct Timer {
-    wanted: Rc<Cell<Option<Instant>>>,
+    shared: Rc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    wanted: Cell<Option<Instant>>,
+    alarm: RefCell<Option<Waker>>,
 }
 
 /// What the actor hears when a deadline has passed.
@@ -26,20 +32,29 @@ pub(crate) trait OnTimer: Actor<Context = Context<Self>> {
 impl Timer {
     /// Starts the timer of an actor; call it once, when the actor is created.
     pub(crate) fn start<A: OnTimer>(ctx: &mut Context<A>) -> Self {
-        let wanted = Rc::new(Cell::new(None));
-        let alarm = Alarm { wanted: Rc::clone(&wanted), set: None };
+        let shared = Rc::<Shared>::default();
+        let alarm = Alarm { shared: Rc::clone(&shared), set: None };
         ctx.spawn(alarm);
-        Self { wanted }
+        Self { shared }
     }
 
-    /// The next moment that the rules want to hear of. Takes effect when the handler returns.
+    /// The next moment that the rules want to hear of. Takes effect when the handler of a message
+    /// returns; anywhere else, [`wake`](Self::wake) after it.
     pub(crate) fn set(&self, at: Option<Instant>) {
-        self.wanted.set(at);
+        self.shared.wanted.set(at);
+    }
+
+    /// Has the alarm look at once. The actor's streams and futures are polled behind it, and what
+    /// they set it would else find with the next message.
+    pub(crate) fn wake(&self) {
+        if let Some(alarm) = &*self.shared.alarm.borrow() {
+            alarm.wake_by_ref();
+        }
     }
 }
 
 struct Alarm {
-    wanted: Rc<Cell<Option<Instant>>>,
+    shared: Rc<Shared>,
     set: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
@@ -52,8 +67,14 @@ impl<A: OnTimer> ActorFuture<A> for Alarm {
         ctx: &mut Context<A>,
         task: &mut TaskContext<'_>,
     ) -> Poll<Self::Output> {
+        {
+            let mut alarm = self.shared.alarm.borrow_mut();
+            if alarm.as_ref().is_none_or(|alarm| !alarm.will_wake(task.waker())) {
+                *alarm = Some(task.waker().clone());
+            }
+        }
         loop {
-            let Some(wanted) = self.wanted.get() else {
+            let Some(wanted) = self.shared.wanted.get() else {
                 self.set = None;
                 return Poll::Pending;
             };

@@ -22,6 +22,7 @@ use actix::prelude::*;
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -64,6 +65,8 @@ pub(crate) struct WorkerActor {
     pool: Addr<PoolSupervisor>,
     registry: Addr<Registry>,
     timer: Timer,
+    /// The ids that it may give to objects.
+    ids: Range<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +84,7 @@ impl WorkerActor {
     pub(crate) fn new(
         id: WorkerId,
         link: Link,
+        ids: Range<u64>,
         config: &PoolConfig,
         pool: Addr<PoolSupervisor>,
         registry: Addr<Registry>,
@@ -110,6 +114,7 @@ impl WorkerActor {
             pool,
             registry,
             timer: Timer::start(ctx),
+            ids,
         }
     }
 
@@ -136,9 +141,13 @@ impl WorkerActor {
         while let Some(action) = self.lane.poll_action() {
             match action {
                 LaneAction::Revoke { seq, entry } => {
-                    self.page.revoke(seq);
-                    // Where the kernel has no barrier, what was sent counts as begun.
-                    let begun = if self.page.barrier() { self.page.begun(entry) } else { u64::MAX };
+                    // The worker has yet to read the word for an older call, or the kernel has no
+                    // barrier: what was sent counts as begun.
+                    let is_exact = !self.lane.is_revoked(self.page.revoked(seq)) && {
+                        self.page.revoke(seq);
+                        self.page.barrier()
+                    };
+                    let begun = if is_exact { self.page.begun(entry) } else { u64::MAX };
                     self.lane.handle_revocation(seq, begun, Instant::now());
                 }
                 LaneAction::Answer { call, verdict } => self.answer(call, verdict),
@@ -152,7 +161,10 @@ impl WorkerActor {
                 LaneAction::Passed { call } => {
                     self.pool.do_send(TakingBack::Passed { call, worker: self.id.clone() });
                 }
-                LaneAction::Over { call } => self.lease_over(call, 0),
+                LaneAction::Over { call } => {
+                    let worker = self.id.clone();
+                    self.pool.do_send(LeaseOver { call, worker, pins_made: 0, is_answer: false });
+                }
                 LaneAction::Taint { how_long } => {
                     let reason = "a cancelled call does not end".to_owned();
                     self.pool.do_send(TaintWorker { worker: self.id.clone(), how_long, reason });
@@ -184,7 +196,7 @@ impl WorkerActor {
     }
 
     fn lease_over(&self, call: CallId, pins_made: usize) {
-        self.pool.do_send(LeaseOver { call, worker: self.id.clone(), pins_made });
+        self.pool.do_send(LeaseOver { call, worker: self.id.clone(), pins_made, is_answer: true });
     }
 
     fn run(&mut self, request: Request) {
@@ -260,9 +272,10 @@ impl WorkerActor {
                 }
                 let replied =
                     self.lane.handle_reply(seq, Instant::now()).map_err(|violation| format!("{violation:?}"))?;
-                let refs = refs.into_iter().map(RefId).collect();
-                let outcome =
-                    self.body(body, inline).and_then(|body| self.replied(replied.call, ended, body, refs, ctx));
+                let outcome = self
+                    .own(refs)
+                    .and_then(|refs| Ok((self.body(body, inline)?, refs)))
+                    .and_then(|(body, refs)| self.replied(replied.call, ended, body, refs, ctx));
                 if let Err(what) = &outcome {
                     self.lease_over(replied.call, 0);
                     if let Some(request) = self.requests.remove(&replied.call) {
@@ -284,6 +297,18 @@ impl WorkerActor {
                 Ok(taken)
             }
         }
+    }
+
+    /// The ids of objects that a reply brings. One of another worker would be freed there in its time.
+    fn own(&self, refs: Vec<u64>) -> Result<Vec<RefId>, String> {
+        let mut last = None;
+        for id in &refs {
+            if !self.ids.contains(id) || last.is_some_and(|last| last >= id) {
+                return Err(format!("object {id}, which it cannot have made for this reply"));
+            }
+            last = Some(id);
+        }
+        Ok(refs.into_iter().map(RefId).collect())
     }
 
     /// The pool hears that the worker is free before the caller can call again.
@@ -476,11 +501,18 @@ impl ActorFuture<WorkerActor> for Pump {
         while let Err((call, error)) = actor.outbox.poll_flush(task, &actor.requests, &actor.page) {
             actor.unsendable(call, &error);
         }
+        if actor.outbox.is_broken() && actor.lifeline.is_some() {
+            actor.kill();
+        }
         // Looked at before the last read: what was written before the exit is then read to its end,
         // though a process that it forked may hold the socket open.
         let exited = actor.exit.is_some() || actor.exit_seen;
-        for _ in 0..BATCH {
+        for taken in 0..BATCH {
             if !actor.poll_message(task, ctx) {
+                if taken > 0 && actor.outbox.is_waiting() {
+                    // A message that was taken may have given back what waits for a block, or sent more.
+                    task.waker().wake_by_ref();
+                }
                 if exited {
                     actor.on_exit_seen();
                 }

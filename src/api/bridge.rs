@@ -10,10 +10,10 @@ use crate::actors::pool::{
     AwaitReady, ClearTaint, Homes, PoolReport, PoolStatus, PoolSupervisor, Resize, RestartWorker, TaintWorker, Workers,
 };
 use crate::actors::registry::CountRefs;
-use crate::actors::session::{AwaitEnd, SessionActor, SessionStatus};
+use crate::actors::session::{SessionActor, SessionStatus};
 use crate::config::{Config, SessionOptions, bounded};
 use crate::error::{Error, Ran, Result};
-use crate::event::{EndReason, Event};
+use crate::event::Event;
 use crate::id::{PoolName, SessionId, WorkerId};
 use crate::status::{Guarantees, PoolStats, SessionInfo, Stats, WorkerInfo};
 use crate::value::PyRef;
@@ -560,7 +560,7 @@ impl SnakeBridge {
         async move {
             Arc::clone(&core).stop();
             core.until_stopped().await;
-            core.join_thread();
+            core.join_threads();
             Ok(())
         }
     }
@@ -572,15 +572,8 @@ pub(crate) fn end_session(life: Arc<Life>, id: Option<SessionId>) -> impl Future
     async move {
         let Some(id) = id else { return Ok(()) };
         let (done, ended) = oneshot::channel();
-        let directory = &life.core.directory;
-        if let Some((state, _)) = directory.find(&id) {
-            directory.end(&state.key, EndReason::Released, Some(done));
-        } else if let Some(ending) = directory.find_ending(&id) {
-            ending.do_send(AwaitEnd(done));
-        } else {
-            return Ok(());
-        }
-        // Dropped unsent if it ended in between, or the bridge is gone: nothing is left of it either way.
+        life.core.directory.release(&id, done);
+        // Dropped unsent if there is none, or the bridge is gone: nothing is left of it either way.
         let _over = ended.await;
         Ok(())
     }

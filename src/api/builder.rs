@@ -140,7 +140,7 @@ impl Builder {
         });
 
         let ref_spaces = Arc::new(AtomicU64::new(0));
-        let (mut entries, mut ready) = (BTreeMap::new(), Vec::new());
+        let (mut entries, mut threads, mut ready) = (BTreeMap::new(), Vec::new(), Vec::new());
         for config in &self.config.pools {
             let config = Arc::new(config.clone());
             let (when_ready, is_ready) = oneshot::channel();
@@ -158,14 +158,15 @@ impl Builder {
                 }
                 None => PoolSupervisor::create(move |ctx| PoolSupervisor::new(setup, ctx)),
             };
-            entries.insert(config.name.clone(), PoolEntry { addr, config, thread });
+            entries.insert(config.name.clone(), PoolEntry { addr, config });
+            threads.extend(thread);
             ready.push(async {
                 let stopped = || Err(Error::internal("a pool stopped while it started", Ran::No));
                 is_ready.await.unwrap_or_else(|_| stopped())
             });
         }
         registry.do_send(Introduce(entries.iter().map(|(name, pool)| (name.clone(), pool.addr.clone())).collect()));
-        let core = Core::new(entries, &self.config, arbiter, registry, directory, events);
+        let core = Core::new(entries, threads, &self.config, arbiter, registry, directory, events);
         let life = Arc::new(Life { core: Arc::new(core) });
 
         if let Err(error) = try_join_all(ready).await {

@@ -32,16 +32,18 @@ impl Events {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         inner.seq += 1;
         let event = Event::new(inner.seq, SystemTime::now(), fact);
-        tracing::debug!(target: "snakebridge::event", seq = event.seq(), fact = ?event.fact(), "{}", event.name());
         inner.subscribers.retain(Recipient::connected);
         for subscriber in &inner.subscribers {
             subscriber.do_send(event.clone());
         }
         if let Some(streams) = &inner.streams
-            && streams.send(event).is_err()
+            && streams.send(event.clone()).is_err()
         {
             inner.streams = None;
         }
+        drop(inner);
+        // Whoever handles a log line may call the bridge.
+        tracing::debug!(target: "snakebridge::event", seq = event.seq(), fact = ?event.fact(), "{}", event.name());
     }
 
     pub(crate) fn subscribe(&self, subscriber: Recipient<Event>) {

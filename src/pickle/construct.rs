@@ -74,7 +74,7 @@ fn handle(parser: &mut Parser<'_, '_>, code: u8, arguments: &[Id]) -> Result<PyR
         .refs_left
         .checked_sub(1)
         .ok_or(DecodeError::OverBudget { what: "refs", limit: parser.budget.refs as u64 })?;
-    Ok(source.make(id, module, type_name))
+    source.make(id, module, type_name).ok_or_else(|| DecodeError::malformed(format!("{id} is no ref of this result")))
 }
 
 fn record(parser: &mut Parser<'_, '_>, code: u8, arguments: &[Id]) -> Result<Id, DecodeError> {

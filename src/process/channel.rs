@@ -5,9 +5,12 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::time::Sleep;
 
 /// Bodies above this travel in blocks: below it two copies through the socket are cheaper than naming a block.
 pub(crate) const INLINE_LIMIT: usize = 32 * 1024;
@@ -22,8 +25,19 @@ pub(crate) struct Channel {
     socket: AsyncFd<OwnedFd>,
     /// Registered only while the socket is full: a registration for writing wakes this side for
     /// each message that the worker takes.
-    full: Option<AsyncFd<OwnedFd>>,
+    full: Option<Full>,
 }
+
+/// How a full socket is waited for.
+#[derive(Debug)]
+enum Full {
+    Watched(AsyncFd<OwnedFd>),
+    /// There was no descriptor to watch it by.
+    Tried(Pin<Box<Sleep>>),
+}
+
+/// How soon a full socket that cannot be watched is tried again.
+const TRY_AGAIN: Duration = Duration::from_millis(10);
 
 impl Channel {
     /// Takes a non-blocking socket; needs a runtime with I/O.
@@ -60,15 +74,21 @@ impl Channel {
     }
 
     /// Waits until a message may fit again, or the worker is gone.
+    ///
+    /// # Errors
+    /// The runtime is going away.
     pub(crate) fn poll_send_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let full = match &mut self.full {
-            Some(full) => full,
-            slot => {
-                let socket = self.socket.get_ref().try_clone()?;
-                slot.insert(fds::watch(socket, Interest::WRITABLE)?)
+        let socket = self.socket.get_ref();
+        let full = self.full.get_or_insert_with(|| {
+            match socket.try_clone().and_then(|socket| fds::watch(socket, Interest::WRITABLE)) {
+                Ok(watched) => Full::Watched(watched),
+                Err(_) => Full::Tried(Box::pin(tokio::time::sleep(TRY_AGAIN))),
             }
-        };
-        ready!(full.poll_write_ready(cx))?.retain_ready();
+        });
+        match full {
+            Full::Watched(watched) => ready!(watched.poll_write_ready(cx))?.retain_ready(),
+            Full::Tried(sleep) => ready!(sleep.as_mut().poll(cx)),
+        }
         self.full = None;
         Poll::Ready(Ok(()))
     }

@@ -75,10 +75,15 @@ impl Page {
     }
 
     /// Takes a sent call back: the worker passes it over unless it has begun. Only after
-    /// [`barrier`](Self::barrier) does *begun* say which. At most the last 64 numbers can be
-    /// taken back at once, which is more than are ever sent ahead.
+    /// [`barrier`](Self::barrier) does *begun* say which. Numbers 64 apart share a word: it must not
+    /// be written while the call that it [names](Self::revoked) has yet to be passed.
     pub(crate) fn revoke(&self, seq: u64) {
         self.word(FIRST_REVOKE + seq as usize % REVOKE_WORDS).store(seq, Ordering::Release);
+    }
+
+    /// The call that was last taken back by the word that this one would use; 0: none.
+    pub(crate) fn revoked(&self, seq: u64) -> u64 {
+        self.word(FIRST_REVOKE + seq as usize % REVOKE_WORDS).load(Ordering::Relaxed)
     }
 
     /// Makes a revoke exact: after it, either the worker sees the revoke words written before it,

@@ -4,7 +4,9 @@
 //! The kernel ties a parent-death signal to the *thread* that forked, so this thread lives as long
 //! as the zygote does: until the zygote watches the host by itself, only the host's death ends it.
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -39,11 +41,18 @@ pub(super) struct ZygoteFds {
 /// The C library's bindings lack it on some targets; the kernel's number is the same on all that have Rust.
 const F_SETSIG: i32 = 10;
 
+/// How long a process that was let go may take to end.
+const LEAVE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
 /// Resolves when the process has been reaped.
 pub(super) type Reaped = oneshot::Receiver<Exit>;
 
-/// Starts the process. The first answer is whether it could be executed; it is killed if nobody waits for that.
-pub(super) fn spawn(program: Program) -> io::Result<oneshot::Receiver<io::Result<Reaped>>> {
+/// Starts the process. `leash` is the far end of its lifeline too, which tells when it was let go.
+/// The first answer is whether it could be executed; it is killed if nobody waits for that.
+///
+/// Once let go it has a second to end by itself, which it needs to find all that its workers left
+/// behind; one that is stopped or stuck is then killed.
+pub(super) fn spawn(program: Program, leash: OwnedFd) -> io::Result<oneshot::Receiver<io::Result<Reaped>>> {
     let (started, starting) = oneshot::channel();
     std::thread::Builder::new().name("snakebridge-zygote".into()).stack_size(256 * 1024).spawn(move || {
         let mut child = match command(program).spawn() {
@@ -56,6 +65,9 @@ pub(super) fn spawn(program: Program) -> io::Result<oneshot::Receiver<io::Result
             let _ = child.kill();
         }
         let pid = Pid::from_child(&child);
+        if outlives(pid, leash) {
+            let _ = child.kill();
+        }
         let zombie = rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
         if zombie.is_ok() {
             // What preloaded modules started is in its group. Not reaped yet, it keeps the number its own.
@@ -65,6 +77,21 @@ pub(super) fn spawn(program: Program) -> io::Result<oneshot::Receiver<io::Result
         let _ = ended.send(Exit { status, max_rss: 0 });
     })?;
     Ok(starting)
+}
+
+/// Waits until the process has ended, or was let go and has not ended in time.
+fn outlives(pid: Pid, leash: OwnedFd) -> bool {
+    // Without a descriptor to watch it by, it is trusted to end.
+    let Ok(process) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else { return false };
+    let has_ended = |polled: &[PollFd<'_>]| polled[0].revents().contains(PollFlags::IN);
+    let mut both = [PollFd::new(&process, PollFlags::IN), PollFd::new(&leash, PollFlags::empty())];
+    while let Err(Errno::INTR) = poll(&mut both, None) {}
+    if has_ended(&both) {
+        return false;
+    }
+    let mut one = [PollFd::new(&process, PollFlags::IN)];
+    while let Err(Errno::INTR) = poll(&mut one, Some(&LEAVE)) {}
+    !has_ended(&one)
 }
 
 fn ended_as(status: ExitStatus) -> Ended {

@@ -167,6 +167,7 @@ impl Begun {
         let host = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())?;
         let (stdout, far_stdout) = fds::output_pipe()?;
         let (stderr, far_stderr) = fds::output_pipe()?;
+        let leash = far_lifeline.try_clone()?;
         let program = Program {
             executable: spec.interpreter.executable.clone(),
             bootstrap: python::BOOTSTRAP,
@@ -178,7 +179,7 @@ impl Begun {
         };
         let control = Arc::new(Control::new(control)?);
         let output = Output::capture(&spec.pool, &format!("{}/zygote", spec.pool), stdout, stderr)?;
-        Ok(Self { control, lifeline: Lifeline::new(lifeline), output, starting: spawn::spawn(program)? })
+        Ok(Self { control, lifeline: Lifeline::new(lifeline), output, starting: spawn::spawn(program, leash)? })
     }
 
     async fn ready(self, spec: &ZygoteSpec) -> Result<(Zygote, ZygoteEvents), StartError> {

@@ -74,6 +74,8 @@ pub(crate) struct Death {
 #[must_use = "an action that is not carried out leaves somebody waiting"]
 pub(crate) enum LaneAction {
     /// Write the call's revoke word, `membarrier`, read the entry's begun word: `handle_revocation`.
+    /// Where the word stands for another call that [`is_revoked`](Lane::is_revoked), leave it, and
+    /// take the call for begun.
     Revoke { seq: u64, entry: u32 },
     /// Answer the caller now; the lease stays open.
     Answer { call: CallId, verdict: Verdict },
@@ -328,6 +330,11 @@ impl Lane {
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Whether that call never begins, and the worker has yet to pass it.
+    pub(crate) fn is_revoked(&self, seq: u64) -> bool {
+        self.open.get(&seq).is_some_and(|call| matches!(call.stage, Stage::Revoked(_)))
     }
 
     /// How many answers of the worker are due.

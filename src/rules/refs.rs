@@ -4,12 +4,14 @@
 //! session may end or its worker go. An id is never heard of again after both, and memory is kept for
 //! none after that. No routing depends on this: it may be a moment late.
 
-use crate::id::{PoolName, RefId, SessionKey, WorkerId};
+use crate::id::{RefId, SessionKey, WorkerId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 /// Long enough to gather the drops of a loop in one message, far below the second that is promised.
 const GATHER: Duration = Duration::from_millis(5);
+/// What a worker made is told within a moment of its end: a few of the last are enough to know.
+const REMEMBERED: usize = 64;
 /// So many ids fill 2 KiB; more would make other messages wait.
 const BATCH: usize = 256;
 
@@ -39,8 +41,8 @@ pub(crate) struct Refs {
     by_worker: BTreeMap<WorkerId, BTreeSet<SessionKey>>,
     /// Ended, and calls of theirs may still be running.
     ended: BTreeSet<SessionKey>,
-    /// The last generation of each slot that is gone.
-    gone: BTreeMap<(PoolName, u32), u64>,
+    /// The workers that went last, the latest at the end.
+    gone: VecDeque<WorkerId>,
     due: BTreeMap<(WorkerId, SessionKey), Vec<RefId>>,
     due_count: usize,
     flush_at: Option<Instant>,
@@ -121,8 +123,10 @@ impl Refs {
 
     /// What the worker held is lost; returns how many refs they were.
     pub(crate) fn handle_worker_gone(&mut self, worker: &WorkerId) -> usize {
-        let last = self.gone.entry((worker.pool().clone(), worker.slot())).or_default();
-        *last = worker.generation().max(*last);
+        if self.gone.len() == REMEMBERED {
+            self.gone.pop_front();
+        }
+        self.gone.push_back(worker.clone());
         let mut count = 0;
         for session in self.by_worker.remove(worker).unwrap_or_default() {
             let Some(held) = self.by_session.get_mut(&session) else { continue };
@@ -208,7 +212,7 @@ impl Refs {
     }
 
     fn is_gone(&self, worker: &WorkerId) -> bool {
-        self.gone.get(&(worker.pool().clone(), worker.slot())).is_some_and(|last| worker.generation() <= *last)
+        self.gone.contains(worker)
     }
 }
 

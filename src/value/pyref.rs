@@ -6,6 +6,7 @@ use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde::ser::{Serialize, Serializer};
 use std::any::Any;
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -63,14 +64,20 @@ pub(crate) struct RefSource {
     pub(crate) session: SessionKey,
     pub(crate) worker: WorkerId,
     pub(crate) owner: Arc<dyn RefOwner>,
-    /// The refs that handles were made of.
-    pub(crate) made: RefCell<Vec<RefId>>,
+    /// The refs that the result was said to hold and no handle was made of yet; `None`: any will do.
+    pub(crate) left: Option<RefCell<VecDeque<RefId>>>,
 }
 
 impl RefSource {
-    pub(crate) fn make(&self, id: RefId, module: &str, type_name: &str) -> PyRef {
-        self.made.borrow_mut().push(id);
-        PyRef(Arc::new(Inner {
+    /// `None` for a ref that the result was not said to hold, or of which a handle was made before.
+    pub(crate) fn make(&self, id: RefId, module: &str, type_name: &str) -> Option<PyRef> {
+        if let Some(left) = &self.left {
+            let mut left = left.borrow_mut();
+            // They come in the order in which they were made: it is the first.
+            let at = left.iter().position(|left| *left == id)?;
+            left.remove(at);
+        }
+        Some(PyRef(Arc::new(Inner {
             id,
             session: self.session.clone(),
             worker: self.worker.clone(),
@@ -78,7 +85,7 @@ impl RefSource {
             type_name: type_name.into(),
             owner: self.owner.clone(),
             released: AtomicBool::new(false),
-        }))
+        })))
     }
 }
 

@@ -137,6 +137,65 @@ fn a_bridge_lives_on_the_arbiter_that_starts_it_and_is_called_from_anywhere() {
     });
 }
 
+#[test]
+fn a_bridge_whose_system_was_told_to_stop_answers_and_leaves_nothing() {
+    actix_rt::System::new().block_on(async {
+        let py = start([pool("p", 1)]).await;
+        let pid = py.workers().await[0].pid;
+        actix_rt::System::current().stop();
+        until("the end of the arbiter", || async { !actix_rt::Arbiter::current().spawn(async {}) }).await;
+        let _answered = within("a call", py.call("math", "sqrt", (4,))).await;
+        within("the shutdown", py.shutdown()).await.unwrap();
+        assert!(!is_alive(pid), "the shutdown is over and the worker is not");
+    });
+}
+
+#[test]
+fn a_shutdown_whose_system_ends_in_the_middle_of_it_ends_too() {
+    let (send, receive) = std::sync::mpsc::channel();
+    let (go, went) = tokio::sync::oneshot::channel::<()>();
+    let system = std::thread::spawn(move || {
+        actix_rt::System::new().block_on(async move {
+            let py = start([pool("p", 1)]).await;
+            drop(tokio::task::spawn_local(py.call("bridge_helpers", "stuck_in_c", ()).discard()));
+            until("it to run", || async { py.stats().await.pools[0].busy == 1 }).await;
+            send.send(py.clone()).unwrap();
+            went.await.unwrap();
+            std::mem::forget(py);
+        });
+    });
+    let py = receive.recv().unwrap();
+    futures::executor::block_on(async move {
+        let mut shutdown = Box::pin(py.shutdown());
+        assert!(futures::poll!(&mut shutdown).is_pending());
+        go.send(()).unwrap();
+        system.join().unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || tell.send(futures::executor::block_on(shutdown)));
+        told.recv_timeout(Duration::from_secs(10)).expect("the shutdown ends").unwrap();
+    });
+}
+
+#[test]
+fn the_threads_of_pools_are_gone_when_the_shutdown_is_over() {
+    if !alone("endings::the_threads_of_pools_are_gone_when_the_shutdown_is_over") {
+        return;
+    }
+    let names = || -> Vec<String> {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+        let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+        names.filter(|name| name.contains("arbiter") || name.contains("actix") || name.contains("system:")).collect()
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let builder = SnakeBridge::builder().pool(pool("one", 1)).pool(pool("two", 1)).thread_per_pool();
+        let py = within("the start", builder.start()).await.unwrap();
+        assert_eq!(names().len(), 2, "{:?}", names());
+        within("the shutdown", py.shutdown()).await.unwrap();
+        assert_eq!(names(), Vec::<String>::new());
+    });
+}
+
 #[tokio::test]
 async fn pools_may_have_a_thread_each() {
     let builder = SnakeBridge::builder().pool(pool("one", 1)).pool(pool("two", 1)).thread_per_pool();

@@ -3,6 +3,7 @@
 
 mod support;
 
+mod adversity;
 mod endings;
 mod failures;
 mod input;

@@ -164,3 +164,25 @@ def fail_start_late():
     body = pickle.dumps([("ValueError", "builtins", "late", "", [], [])], 5)
     os.write(3, struct.pack("<IIIQ", 1, 0, 0, len(body)) + body)
     time.sleep(60)
+
+
+def forge_next_id(ref_id):
+    """An object whose id is one of another worker."""
+    from snakebridge_worker import codec
+
+    codec._table._next = iter([ref_id]).__next__
+    return Counter()
+
+
+def stop_reading():
+    """Answers, and then neither takes a message nor goes."""
+    import socket
+    from snakebridge_worker import loop
+
+    def wait_for_ever(*_):
+        socket.socket(fileno=os.dup(3)).shutdown(socket.SHUT_RD)
+        time.sleep(600)
+
+    # What the loop has bound is out of reach; the reply's last step is not.
+    loop.Shared.unused = wait_for_ever
+    sys.setprofile(lambda frame, event, argument: wait_for_ever() if event == "c_call" and argument is os.readv else None)

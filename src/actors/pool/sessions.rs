@@ -41,9 +41,9 @@ impl Handler<Withdrawn> for PoolSupervisor {
     type Result = ();
 
     fn handle(&mut self, Withdrawn { call, session }: Withdrawn, ctx: &mut Context<Self>) {
-        self.rules.handle_withdrawn(call, Instant::now());
+        let is_last = self.rules.handle_withdrawn(call, Instant::now());
         // Behind a grant that is under way, which so meets the body still.
-        session.do_send(WithdrawalSeen { call });
+        session.do_send(WithdrawalSeen { call, is_last });
         self.perform(ctx);
     }
 }

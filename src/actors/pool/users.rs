@@ -91,6 +91,9 @@ impl Handler<Shutdown> for PoolSupervisor {
     type Result = ResponseFuture<()>;
 
     fn handle(&mut self, _: Shutdown, ctx: &mut Context<Self>) -> ResponseFuture<()> {
+        if self.has_stopped {
+            return Box::pin(async {});
+        }
         let (stopped, when_stopped) = oneshot::channel();
         self.when_stopped.push(stopped);
         self.rules.shutdown(Instant::now());
@@ -130,6 +133,8 @@ impl Handler<AwaitReady> for PoolSupervisor {
             return Box::pin(async { true });
         }
         let (ready, when_ready) = oneshot::channel();
+        // Those that waited long enough are gone.
+        self.await_ready.retain(|waiting| !waiting.is_closed());
         self.await_ready.push(ready);
         Box::pin(async move {
             tokio::time::timeout_at(until.into(), when_ready).await.is_ok_and(|ready| ready.unwrap_or(false))

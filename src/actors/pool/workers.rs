@@ -40,22 +40,26 @@ impl Handler<StartFailed> for PoolSupervisor {
     }
 }
 
-/// A call has been answered there.
+/// A call is over there.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct LeaseOver {
     pub(crate) call: CallId,
     pub(crate) worker: WorkerId,
     pub(crate) pins_made: usize,
+    /// It ran to its end, and was not passed over.
+    pub(crate) is_answer: bool,
 }
 
 impl Handler<LeaseOver> for PoolSupervisor {
     type Result = ();
 
     fn handle(&mut self, over: LeaseOver, ctx: &mut Context<Self>) {
-        self.finished += 1;
-        if let Some(member) = self.workers.get_mut(&over.worker) {
-            member.requests += 1;
+        if over.is_answer {
+            self.finished += 1;
+            if let Some(member) = self.workers.get_mut(&over.worker) {
+                member.requests += 1;
+            }
         }
         self.rules.handle_lease_over(over.call, over.pins_made, Instant::now());
         self.perform(ctx);

@@ -101,7 +101,10 @@ impl<'de> Deserializer<'de> for Filler {
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Stop> {
         let ticket = match name {
             magic::VALUE => TicketDe::<Stop>::deposit(Value::None),
-            magic::REF => TicketDe::<Stop>::deposit(Value::Ref(no_ref().make(RefId(0), "builtins", "object"))),
+            magic::REF => {
+                let handle = no_ref().make(RefId(0), "builtins", "object").ok_or(Stop)?;
+                TicketDe::<Stop>::deposit(Value::Ref(handle))
+            }
             _ => return visitor.visit_newtype_struct(self.below()?),
         };
         visitor.visit_newtype_struct(ticket.ok_or(Stop)?)
@@ -227,6 +230,6 @@ fn no_ref() -> RefSource {
         session: SessionKey::new("".into(), 0),
         worker: WorkerId::new(PoolName::from(""), 0, 0),
         owner: Arc::new(Nobody),
-        made: Default::default(),
+        left: None,
     }
 }

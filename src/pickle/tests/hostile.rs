@@ -3,6 +3,7 @@
 use super::{counted, source, typed, value_of};
 use crate::Value;
 use crate::pickle::{Budget, DecodeError, decode_error, decode_value};
+use crate::value::RefSource;
 use std::sync::atomic::Ordering;
 
 fn body(opcodes: &[u8]) -> Vec<u8> {
@@ -30,6 +31,22 @@ fn rich() -> Vec<u8> {
     );
     out.extend(b"\x96\x01\0\0\0\0\0\0\0xt");
     body(&out)
+}
+
+#[test]
+fn a_ref_that_the_result_was_not_said_to_hold_or_that_stands_in_it_twice_is_malformed() {
+    for (said, counts) in [(vec![5], true), (vec![6, 5], true), (vec![], false), (vec![6], false)] {
+        let (refs, counter) = counted();
+        let refs =
+            RefSource { left: Some(std::cell::RefCell::new(said.into_iter().map(crate::RefId).collect())), ..refs };
+        let one = &b"\x82\xf1K\x05\x8c\x01m\x8c\x01t\x87R"[..];
+        let result = decode_value(&body(one), &refs, &Budget::default());
+        assert_eq!(result.is_ok(), counts);
+        drop(result);
+        assert_eq!(counter.0.load(Ordering::SeqCst), usize::from(counts), "it is freed once, by its handle");
+        let again = decode_value(&body(&[b"](", one, one, b"e"].concat()), &refs, &Budget::default());
+        assert!(matches!(again, Err(DecodeError::Malformed(_))), "{again:?}");
+    }
 }
 
 #[test]

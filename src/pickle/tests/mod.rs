@@ -33,7 +33,7 @@ fn counted() -> (RefSource, Arc<Counter>) {
         session: SessionKey::new("s".into(), 1),
         worker: WorkerId::new(PoolName::from("p"), 0, 1),
         owner: counter.clone(),
-        made: Default::default(),
+        left: None,
     };
     (source, counter)
 }

@@ -469,7 +469,7 @@ fn keywords_come_one_by_one() {
 
 #[test]
 fn a_ref_that_the_worker_does_not_hold_is_said_to_be_missing() {
-    let handle = super::source().make(crate::RefId(999), "m", "t");
+    let handle = super::source().make(crate::RefId(999), "m", "t").expect("any will do");
     for mut python in all() {
         let error = python.seen(&vec![&handle]).expect_err("there is no such object");
         assert_eq!(error, "RefNotFound: no object ref-999 is held here");

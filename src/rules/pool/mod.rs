@@ -140,11 +140,13 @@ impl Pool {
     }
 
     /// The caller gave up. A call that was granted meanwhile is none of this: its grant meets the
-    /// withdrawal at the session, which gives the lease back.
-    pub(crate) fn handle_withdrawn(&mut self, call: CallId, _now: Instant) {
+    /// withdrawal at the session, which gives the lease back. `false`: it is granted, and more will
+    /// be said of it.
+    pub(crate) fn handle_withdrawn(&mut self, call: CallId, _now: Instant) -> bool {
         if self.leave_line(call) {
             self.forget_call(call);
         }
+        !self.calls.contains_key(&call)
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Instant) {

@@ -140,7 +140,9 @@ impl Desk {
         match verb {
             "ticket" => self.ticket(&options),
             "over" => self.pool.handle_lease_over(self.calls[&words[1]], options.number("pins").unwrap_or(0), at),
-            "withdraw" => self.pool.handle_withdrawn(self.calls[&words[1]], at),
+            "withdraw" => {
+                self.pool.handle_withdrawn(self.calls[&words[1]], at);
+            }
             "taken_back" => self.pool.handle_taken_back(self.calls[&words[1]], at),
             "kept" => self.pool.handle_kept(self.calls[&words[1]], at),
             "passed" => self.pool.handle_passed(self.calls[&words[1]], &worker(&words[2]), at),

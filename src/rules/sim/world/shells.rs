@@ -18,7 +18,9 @@ impl World {
         let (pool, now) = (&mut self.pool, self.now);
         match message {
             Message::Ticket(ticket) => pool.handle_ticket(ticket, now),
-            Message::Withdrawn(call) => pool.handle_withdrawn(call, now),
+            Message::Withdrawn(call) => {
+                pool.handle_withdrawn(call, now);
+            }
             Message::LeaseOver(call, pins) => pool.handle_lease_over(call, pins, now),
             Message::Returned(call, worker) => pool.handle_lease_returned(call, &worker, now),
             Message::TakenBack(call) => pool.handle_taken_back(call, now),
