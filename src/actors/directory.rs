@@ -11,6 +11,7 @@ use crate::config::{Config, SessionOptions, bounded};
 use crate::error::{Error, Ran, Result};
 use crate::event::{EndReason, Fact};
 use crate::id::{SessionId, SessionKey};
+use crate::observe::log;
 use crate::rules::session::{SessionAction, Sessions};
 use actix::{Actor, Addr};
 use std::collections::HashMap;
@@ -120,8 +121,9 @@ impl Directory {
         let hold = Arc::new(Hold { state: Arc::clone(&state), actor: actor.clone(), life: Arc::clone(life) });
         inner.by_id.insert(id.clone(), Entry { state, actor, hold: Arc::downgrade(&hold) });
         inner.end_due();
+        let created = core.events.tell(Fact::SessionCreated { session: id.clone() });
         drop(inner);
-        core.events.emit(Fact::SessionCreated { session: id.clone() });
+        log(&created);
         Ok(hold)
     }
 

@@ -5,7 +5,7 @@ use crate::id::CallId;
 use crate::process::{BadBlock, BlockPool, Channel, INLINE_LIMIT, Page};
 use crate::rules::lane::Sent;
 use crate::wire::{Body, ToWorker};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -149,7 +149,7 @@ impl Outbox {
     pub(crate) fn poll_flush(
         &mut self,
         task: &mut Context<'_>,
-        requests: &HashMap<CallId, Request>,
+        requests: &BTreeMap<CallId, Box<Request>>,
         page: &Page,
     ) -> Result<(), (CallId, io::Error)> {
         while let Some(waiting) = self.waiting.pop_front() {

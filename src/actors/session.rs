@@ -32,7 +32,8 @@ pub struct SessionActor {
 
 #[derive(Default)]
 struct Work {
-    waiting: BTreeMap<CallId, Request>,
+    /// Boxed, since they are passed on three times.
+    waiting: BTreeMap<CallId, Box<Request>>,
     /// Grants that wait for a body which is on its way back from a worker, and all grants after them:
     /// else a later call would overtake an earlier one.
     held: VecDeque<Grant>,
@@ -110,7 +111,7 @@ impl Work {
     }
 }
 
-fn send(mut request: Request, grant: Grant) {
+fn send(mut request: Box<Request>, grant: Grant) {
     if request.promise.is_abandoned() {
         request.pool_addr.do_send(LeaseReturned { call: request.call, worker: grant.worker });
     } else {
@@ -119,12 +120,12 @@ fn send(mut request: Request, grant: Grant) {
     }
 }
 
-fn refuse(request: Request, refusal: Refusal) {
+fn refuse(request: Box<Request>, refusal: Refusal) {
     let error = refusal::error(refusal, &request);
     request.promise.answer(Err(error));
 }
 
-fn refuse_ended(request: Request) {
+fn refuse_ended(request: Box<Request>) {
     let why = format!("session {} has ended", request.hold.id()).into();
     request.promise.answer(Err(Error::Cancelled { why, ran: Ran::No }));
 }
@@ -136,7 +137,7 @@ impl Actor for SessionActor {
 /// A call of this session.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct Call(pub(crate) Request);
+pub(crate) struct Call(pub(crate) Box<Request>);
 
 impl Handler<Call> for SessionActor {
     type Result = ();
@@ -209,7 +210,7 @@ impl Handler<Refused> for SessionActor {
 /// A call that was sent to a worker is back, and certainly never began.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct CameBack(pub(crate) Request);
+pub(crate) struct CameBack(pub(crate) Box<Request>);
 
 impl Handler<CameBack> for SessionActor {
     type Result = ();

@@ -19,7 +19,7 @@ use crate::process::{BlockName, BlockTable, DeathWatch, Exit, Lifeline, Link, ME
 use crate::rules::lane::{Lane, LaneAction, Verdict, Why};
 use crate::wire::{Body, Ended, FromWorker, PROTOCOL, Place, ToWorker};
 use actix::prelude::*;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
 use std::ops::Range;
@@ -48,7 +48,7 @@ pub(crate) struct WorkerActor {
     watch: Option<Arc<DeathWatch>>,
     exit_seen: bool,
     lane: Lane,
-    requests: HashMap<CallId, Request>,
+    requests: BTreeMap<CallId, Box<Request>>,
     inbox: Vec<u8>,
     phase: Phase,
     /// It took calls once.
@@ -102,7 +102,7 @@ impl WorkerActor {
             watch: None,
             exit_seen: false,
             lane: Lane::new(config.concurrency, bounded(config.cancel_grace)),
-            requests: HashMap::new(),
+            requests: BTreeMap::new(),
             inbox: vec![0; MESSAGE_LIMIT],
             phase: Phase::Starting,
             greeted: false,
@@ -191,7 +191,7 @@ impl WorkerActor {
         }));
     }
 
-    fn send_back(&self, request: Request) {
+    fn send_back(&self, request: Box<Request>) {
         request.hold.actor.clone().do_send(CameBack(request));
     }
 
@@ -199,7 +199,7 @@ impl WorkerActor {
         self.pool.do_send(LeaseOver { call, worker: self.id.clone(), pins_made, is_answer: true });
     }
 
-    fn run(&mut self, request: Request) {
+    fn run(&mut self, request: Box<Request>) {
         let call = request.call;
         if self.phase == Phase::Judged {
             self.send_back(request);
@@ -527,7 +527,7 @@ impl ActorFuture<WorkerActor> for Pump {
 /// A granted call.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct Run(pub(crate) Request);
+pub(crate) struct Run(pub(crate) Box<Request>);
 
 impl Handler<Run> for WorkerActor {
     type Result = ();

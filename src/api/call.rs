@@ -482,7 +482,7 @@ impl Draft {
         let call = core.next_call();
         let (promise, answer, place) = Promise::new();
         let actor = hold.actor.clone();
-        actor.do_send(session::Call(Request {
+        actor.do_send(session::Call(Box::new(Request {
             call,
             pool: address.pool,
             pool_addr: pool.addr.clone(),
@@ -496,7 +496,7 @@ impl Draft {
             refs: body.refs,
             hold,
             promise,
-        }));
+        })));
         Ok(Waiting { call, answer, place, actor, over: false })
     }
 }

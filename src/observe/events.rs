@@ -27,8 +27,15 @@ impl Events {
         Self(Arc::new(Mutex::new(Inner { seq: 0, subscribers: Vec::new(), streams: None })))
     }
 
-    /// Tells everyone. The lock makes the order of the numbers the order of the telling.
+    /// Tells everyone, and the log.
     pub(crate) fn emit(&self, fact: Fact) {
+        log(&self.tell(fact));
+    }
+
+    /// Tells everyone but the log, for who holds a lock: whoever handles a log line may call the bridge.
+    /// The lock here makes the order of the numbers the order of the telling.
+    #[must_use = "it is to be logged as well"]
+    pub(crate) fn tell(&self, fact: Fact) -> Event {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         inner.seq += 1;
         let event = Event::new(inner.seq, SystemTime::now(), fact);
@@ -41,9 +48,7 @@ impl Events {
         {
             inner.streams = None;
         }
-        drop(inner);
-        // Whoever handles a log line may call the bridge.
-        tracing::debug!(target: "snakebridge::event", seq = event.seq(), fact = ?event.fact(), "{}", event.name());
+        event
     }
 
     pub(crate) fn subscribe(&self, subscriber: Recipient<Event>) {
@@ -66,6 +71,10 @@ impl Events {
             }
         })))
     }
+}
+
+pub(crate) fn log(event: &Event) {
+    tracing::debug!(target: "snakebridge::event", seq = event.seq(), fact = ?event.fact(), "{}", event.name());
 }
 
 /// The events of a bridge from the moment that it was asked for.

@@ -2,4 +2,4 @@
 
 mod events;
 
-pub(crate) use events::Events;
+pub(crate) use events::{Events, log};
