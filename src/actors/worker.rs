@@ -4,6 +4,12 @@
 //! descriptors. It lives on after its process until the pool says that no request can be on its way
 //! to it, and sends such late ones back.
 
+mod calls;
+mod life;
+
+pub(crate) use calls::{Abandon, Distrust, DropTakeBack, Free, Run, TakeBack};
+pub(crate) use life::{Exited, Forked, Kill, NeverForked, Retire, Stop};
+
 use super::hold::Hold;
 use super::outbox::Outbox;
 use super::pool::{Died, LeaseOver, PoolSupervisor, StartFailed, Started, TaintWorker, TakingBack};
@@ -20,10 +26,8 @@ use crate::rules::lane::{Lane, LaneAction, Verdict, Why};
 use crate::wire::{Body, Ended, FromWorker, PROTOCOL, Place, ToWorker};
 use actix::prelude::*;
 use std::collections::BTreeMap;
-use std::future::poll_fn;
 use std::io;
 use std::ops::Range;
-use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
@@ -521,216 +525,5 @@ impl ActorFuture<WorkerActor> for Pump {
         }
         task.waker().wake_by_ref();
         Poll::Pending
-    }
-}
-
-/// A granted call.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct Run(pub(crate) Box<Request>);
-
-impl Handler<Run> for WorkerActor {
-    type Result = ();
-
-    fn handle(&mut self, Run(request): Run, _: &mut Context<Self>) {
-        self.run(request);
-    }
-}
-
-/// The caller of that call has gone.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct Abandon {
-    pub(crate) call: CallId,
-}
-
-impl Handler<Abandon> for WorkerActor {
-    type Result = ();
-
-    fn handle(&mut self, Abandon { call }: Abandon, _: &mut Context<Self>) {
-        self.lane.cancel(call, Instant::now());
-        self.perform();
-    }
-}
-
-/// See that the call does not begin.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct TakeBack {
-    pub(crate) call: CallId,
-}
-
-impl Handler<TakeBack> for WorkerActor {
-    type Result = ();
-
-    fn handle(&mut self, TakeBack { call }: TakeBack, _: &mut Context<Self>) {
-        self.lane.take_back(call, Instant::now());
-        self.perform();
-    }
-}
-
-/// A `TakeBack` that waits for its request waits in vain.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct DropTakeBack {
-    pub(crate) call: CallId,
-}
-
-impl Handler<DropTakeBack> for WorkerActor {
-    type Result = ();
-
-    fn handle(&mut self, DropTakeBack { call }: DropTakeBack, _: &mut Context<Self>) {
-        self.lane.drop_take_back(call);
-    }
-}
-
-/// Let go of these objects.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct Free {
-    pub(crate) ids: Vec<RefId>,
-}
-
-impl Handler<Free> for WorkerActor {
-    type Result = ();
-
-    fn handle(&mut self, Free { ids }: Free, _: &mut Context<Self>) {
-        self.free(ids);
-    }
-}
-
-/// The decoder has found that it writes what no worker of ours writes.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct Distrust {
-    pub(crate) what: Arc<str>,
-}
-
-impl Handler<Distrust> for WorkerActor {
-    type Result = ();
-
-    fn handle(&mut self, Distrust { what }: Distrust, _: &mut Context<Self>) {
-        self.distrust(what);
-    }
-}
-
-/// Nothing runs there and nothing will: let it exit by itself.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct Stop;
-
-impl Handler<Stop> for WorkerActor {
-    type Result = ();
-
-    fn handle(&mut self, _: Stop, _: &mut Context<Self>) {
-        self.outbox.send(|_| ToWorker::Stop, &self.page);
-    }
-}
-
-/// Kill it.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct Kill {
-    /// It had its grace, and the bridge shuts down.
-    pub(crate) for_shutdown: bool,
-}
-
-impl Handler<Kill> for WorkerActor {
-    type Result = ();
-
-    fn handle(&mut self, Kill { for_shutdown }: Kill, _: &mut Context<Self>) {
-        self.for_shutdown |= for_shutdown;
-        self.kill();
-    }
-}
-
-/// Its process is there.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct Forked {
-    pub(crate) pidfd: OwnedFd,
-}
-
-impl Handler<Forked> for WorkerActor {
-    type Result = ();
-
-    fn handle(&mut self, Forked { pidfd }: Forked, ctx: &mut Context<Self>) {
-        match DeathWatch::new(pidfd) {
-            Ok(watch) => {
-                let (watch, this) = (Arc::new(watch), ctx.address());
-                self.watch = Some(Arc::clone(&watch));
-                // A task of its own: the pump is polled with each message, and this but once.
-                actix_rt::spawn(async move {
-                    poll_fn(|task| watch.poll_dead(task)).await;
-                    this.do_send(ExitSeen);
-                });
-                self.tell_started();
-            }
-            // Without it its death would not be seen; the zygote still tells of it.
-            Err(error) => self.distrust(format!("the host cannot watch it: {error}")),
-        }
-        if self.lifeline.is_none() {
-            self.kill();
-        }
-    }
-}
-
-/// It has no process, or none that anyone knows of.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct NeverForked {
-    pub(crate) why: String,
-}
-
-impl Handler<NeverForked> for WorkerActor {
-    type Result = ();
-
-    fn handle(&mut self, NeverForked { why }: NeverForked, _: &mut Context<Self>) {
-        if self.phase != Phase::Judged {
-            self.phase = Phase::Judged;
-            self.kill();
-            self.pool.do_send(StartFailed { worker: self.id.clone(), cause: why, permanent: false });
-        }
-    }
-}
-
-/// Its process has ended.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct ExitSeen;
-
-impl Handler<ExitSeen> for WorkerActor {
-    type Result = ();
-
-    fn handle(&mut self, _: ExitSeen, _: &mut Context<Self>) {
-        self.exit_seen = true;
-    }
-}
-
-/// The zygote has reaped it.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct Exited {
-    pub(crate) exit: Exit,
-}
-
-impl Handler<Exited> for WorkerActor {
-    type Result = ();
-
-    fn handle(&mut self, Exited { exit }: Exited, _: &mut Context<Self>) {
-        self.exit = Some(exit);
-    }
-}
-
-/// No request can be on its way here any more.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct Retire;
-
-impl Handler<Retire> for WorkerActor {
-    type Result = ();
-
-    fn handle(&mut self, _: Retire, ctx: &mut Context<Self>) {
-        ctx.stop();
     }
 }

@@ -1,0 +1,131 @@
+//! What a worker is told of its process: its pool's orders, and what the zygote and the kernel report.
+
+use super::{Phase, WorkerActor};
+use crate::actors::pool::StartFailed;
+use crate::process::{DeathWatch, Exit};
+use crate::wire::ToWorker;
+use actix::prelude::*;
+use std::future::poll_fn;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+/// Nothing runs there and nothing will: let it exit by itself.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Stop;
+
+impl Handler<Stop> for WorkerActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Stop, _: &mut Context<Self>) {
+        self.outbox.send(|_| ToWorker::Stop, &self.page);
+    }
+}
+
+/// Kill it.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Kill {
+    /// It had its grace, and the bridge shuts down.
+    pub(crate) for_shutdown: bool,
+}
+
+impl Handler<Kill> for WorkerActor {
+    type Result = ();
+
+    fn handle(&mut self, Kill { for_shutdown }: Kill, _: &mut Context<Self>) {
+        self.for_shutdown |= for_shutdown;
+        self.kill();
+    }
+}
+
+/// Its process is there.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Forked {
+    pub(crate) pidfd: OwnedFd,
+}
+
+impl Handler<Forked> for WorkerActor {
+    type Result = ();
+
+    fn handle(&mut self, Forked { pidfd }: Forked, ctx: &mut Context<Self>) {
+        match DeathWatch::new(pidfd) {
+            Ok(watch) => {
+                let (watch, this) = (Arc::new(watch), ctx.address());
+                self.watch = Some(Arc::clone(&watch));
+                // A task of its own: the pump is polled with each message, and this but once.
+                actix_rt::spawn(async move {
+                    poll_fn(|task| watch.poll_dead(task)).await;
+                    this.do_send(ExitSeen);
+                });
+                self.tell_started();
+            }
+            // Without it its death would not be seen; the zygote still tells of it.
+            Err(error) => self.distrust(format!("the host cannot watch it: {error}")),
+        }
+        if self.lifeline.is_none() {
+            self.kill();
+        }
+    }
+}
+
+/// It has no process, or none that anyone knows of.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct NeverForked {
+    pub(crate) why: String,
+}
+
+impl Handler<NeverForked> for WorkerActor {
+    type Result = ();
+
+    fn handle(&mut self, NeverForked { why }: NeverForked, _: &mut Context<Self>) {
+        if self.phase != Phase::Judged {
+            self.phase = Phase::Judged;
+            self.kill();
+            self.pool.do_send(StartFailed { worker: self.id.clone(), cause: why, permanent: false });
+        }
+    }
+}
+
+/// Its process has ended.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct ExitSeen;
+
+impl Handler<ExitSeen> for WorkerActor {
+    type Result = ();
+
+    fn handle(&mut self, _: ExitSeen, _: &mut Context<Self>) {
+        self.exit_seen = true;
+    }
+}
+
+/// The zygote has reaped it.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Exited {
+    pub(crate) exit: Exit,
+}
+
+impl Handler<Exited> for WorkerActor {
+    type Result = ();
+
+    fn handle(&mut self, Exited { exit }: Exited, _: &mut Context<Self>) {
+        self.exit = Some(exit);
+    }
+}
+
+/// No request can be on its way here any more.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Retire;
+
+impl Handler<Retire> for WorkerActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Retire, ctx: &mut Context<Self>) {
+        ctx.stop();
+    }
+}
