@@ -219,6 +219,9 @@ async fn what_is_too_large_to_be_sent_is_refused_before_it_begins_and_harms_no_w
     assert_eq!((error.code(), error.ran()), ("convert", Ran::No));
     let objects = py.call("bridge_helpers", "objects", (40_000,));
     assert_eq!(code(within("a result of many objects", objects).await), "convert");
+    let error = within("a large result", py.call("bridge_helpers", "more_than_a_gigabyte", ())).await.unwrap_err();
+    assert_eq!((error.code(), error.ran()), ("convert", Ran::Yes));
+    assert!(error.to_string().contains("1 GiB is the limit"), "{error}");
     assert_eq!(py.stats().await.pools[0].deaths, 0);
     assert!(py.call("math", "sqrt", (4,)).await.is_ok());
     py.shutdown().await.unwrap();

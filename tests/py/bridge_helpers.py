@@ -156,6 +156,10 @@ def objects(count):
     return [object() for _ in range(count)]
 
 
+def more_than_a_gigabyte():
+    return bytes((1 << 30) + 1)
+
+
 def fail_start_late():
     """Tells the host that this worker could not start, though it greeted long ago."""
     import pickle

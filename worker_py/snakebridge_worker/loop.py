@@ -184,9 +184,9 @@ def reply(
         try:
             block = shared.large(body if type(body) is list else [body], length)
         except BaseException as error:
-            # The value is lost, and says so; an error is small.
+            # The value is lost, and says so.
             shared.table.drop(refs)
-            ended, (body,) = failure(error)
+            ended, body = wire.UNSENDABLE, pickle.dumps(f"a result of {length} bytes that has no room: {error!r}", 5)
             length, refs = len(body), ()
         else:
             os.write(shared.channel, wire.reply(seq, ended, wire.BLOCK, block, length, released, refs))
