@@ -122,7 +122,10 @@ async fn a_call_that_was_passed_over_is_no_finished_one() {
 #[tokio::test]
 async fn a_worker_that_takes_no_messages_any_more_is_replaced() {
     let py = start([pool("p", 1)]).await;
-    py.call("bridge_helpers", "stop_reading", ()).discard().await.unwrap();
+    let dir = Dir::new();
+    let told = dir.0.join("told");
+    py.call("bridge_helpers", "stop_reading", (told.to_str().unwrap(),)).discard().await.unwrap();
+    until("the worker to stop reading", || async { told.exists() }).await;
     let outcome = within("the call that cannot be sent", py.call("math", "sqrt", (4,)).discard()).await;
     assert!(outcome.is_ok() || outcome.is_err_and(|error| error.code() == "worker_crashed"));
     within("the next call", py.call("math", "sqrt", (4,)).session("next")).await.unwrap();

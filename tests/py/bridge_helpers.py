@@ -178,15 +178,17 @@ def forge_next_id(ref_id):
     return Counter()
 
 
-def stop_reading():
-    """Answers, and then neither takes a message nor goes."""
-    import socket
-    from snakebridge_worker import loop
+def stop_reading(told):
+    """Answers, and then neither takes a message nor goes; makes the file once it takes none."""
 
-    def wait_for_ever(*_):
+    def wait_for_ever():
+        import socket
+
+        sys.setprofile(None)
         socket.socket(fileno=os.dup(3)).shutdown(socket.SHUT_RD)
+        with open(told, "w"):
+            pass
         time.sleep(600)
 
-    # What the loop has bound is out of reach; the reply's last step is not.
-    loop.Shared.unused = wait_for_ever
+    # What the loop has bound is out of reach; its next read is not.
     sys.setprofile(lambda frame, event, argument: wait_for_ever() if event == "c_call" and argument is os.readv else None)
