@@ -5,14 +5,17 @@
 
 use futures::future::join_all;
 use serde_json::{Map, json};
+use serde_pickle::{DeOptions, SerOptions};
 use snakebridge::{Affinity, Bytes, PoolConfig, PyRef, SnakeBridge};
 use std::io::IoSlice;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-const CALLS: usize = 20_000;
-const WARM: usize = 2_000;
+/// Calls in a turn of each side.
+const CALLS: usize = 1_000;
+const TURNS: usize = 40;
+const WARM_TURNS: usize = 2;
 
 fn main() {
     let mut arguments = std::env::args().skip(1).filter(|argument| !argument.starts_with("--bench"));
@@ -26,7 +29,7 @@ fn main() {
         Some("free") => rows("all cores"),
         // One call after the other and nothing else, for a profiler.
         Some("lock-step") => {
-            let calls = arguments.next().map_or(10 * CALLS, |calls| calls.parse().expect("a number of calls"));
+            let calls = arguments.next().map_or(200_000, |calls| calls.parse().expect("a number of calls"));
             actix_rt::System::new()
                 .block_on(async move { actix_rt::spawn(lock_step(calls)).await.expect("the calls") });
         }
@@ -50,7 +53,6 @@ fn row(peer: &str, cores: &str, figures: Map<String, serde_json::Value>) {
 }
 
 fn rows(cores: &'static str) {
-    bare(cores);
     for (peer, builder) in [
         ("snakebridge, own arbiter", SnakeBridge::builder()),
         ("snakebridge, another thread", SnakeBridge::builder().dedicated_thread()),
@@ -61,34 +63,44 @@ fn rows(cores: &'static str) {
     }
 }
 
-/// Sorted lap times, as the fields of a row.
-fn laps(mut laps: Vec<Duration>, total: Duration) -> Map<String, serde_json::Value> {
-    laps.sort();
-    let micros = |lap: Duration| json!((lap.as_secs_f64() * 1e7).round() / 10.0);
-    let mut figures = Map::new();
-    figures.insert("call_p50_us".into(), micros(laps[laps.len() / 2]));
-    figures.insert("call_p99_us".into(), micros(laps[laps.len() * 99 / 100]));
-    figures.insert("calls_per_s".into(), json!((laps.len() as f64 / total.as_secs_f64()).round()));
-    figures
-}
+#[derive(Default)]
+struct Laps(Vec<Duration>);
 
-fn p50(mut laps: Vec<Duration>) -> serde_json::Value {
-    laps.sort();
-    json!((laps[laps.len() / 2].as_secs_f64() * 1e7).round() / 10.0)
-}
+impl Laps {
+    fn at(&mut self, share: usize) -> Duration {
+        self.0.sort();
+        self.0[self.0.len() * share / 100]
+    }
 
-struct Peer(Child, OwnedFd);
+    fn p50(&mut self) -> Duration {
+        self.at(50)
+    }
 
-impl Drop for Peer {
-    fn drop(&mut self) {
-        let _gone = self.0.kill();
-        let _gone = self.0.wait();
+    /// As the fields of a row.
+    fn fields(mut self) -> Map<String, serde_json::Value> {
+        let rate = self.0.len() as f64 / self.0.iter().sum::<Duration>().as_secs_f64();
+        let mut fields = Map::new();
+        fields.insert("call_p50_us".into(), micros(self.p50()));
+        fields.insert("call_p99_us".into(), micros(self.at(99)));
+        fields.insert("calls_per_s".into(), json!(rate.round()));
+        fields
     }
 }
 
+fn micros(lap: Duration) -> serde_json::Value {
+    json!((lap.as_secs_f64() * 1e7).round() / 10.0)
+}
+
 /// Blocking on both sides, nothing but pickles: (module, function, args) there, the result back.
-fn bare(cores: &str) {
-    const SERVER: &str = "
+struct Bare {
+    server: Child,
+    socket: OwnedFd,
+    reply: Vec<u8>,
+}
+
+impl Bare {
+    fn start() -> Self {
+        const SERVER: &str = "
 import importlib, os, pickle
 buffer = bytearray(65536)
 view = memoryview(buffer)
@@ -96,34 +108,58 @@ while size := os.readv(0, [buffer]):
     module, name, args = pickle.loads(view[:size])
     os.write(0, pickle.dumps(getattr(importlib.import_module(module), name)(*args), 5))
 ";
-    let (here, far) = rustix::net::socketpair(
-        rustix::net::AddressFamily::UNIX,
-        rustix::net::SocketType::SEQPACKET,
-        rustix::net::SocketFlags::CLOEXEC,
-        None,
-    )
-    .expect("a socket pair");
-    // Its end of the pair is its standard input, which needs no unsafe code here.
-    let server = Command::new("python3").arg("-c").arg(SERVER).stdin(Stdio::from(far)).spawn();
-    let peer = Peer(server.expect("python3 runs"), here);
+        let (socket, far) = rustix::net::socketpair(
+            rustix::net::AddressFamily::UNIX,
+            rustix::net::SocketType::SEQPACKET,
+            rustix::net::SocketFlags::CLOEXEC,
+            None,
+        )
+        .expect("a socket pair");
+        // Its end of the pair is its standard input, which needs no unsafe code here.
+        let server = Command::new("python3").arg("-c").arg(SERVER).stdin(Stdio::from(far)).spawn();
+        Self { server: server.expect("python3 runs"), socket, reply: vec![0; 4096] }
+    }
 
-    // pickle.dumps(("math", "sqrt", (16,)), 5)
-    let request = b"\x80\x05\x8c\x04math\x94\x8c\x04sqrt\x94K\x10\x85\x94\x87\x94.";
-    let mut reply = vec![0; 4096];
-    let mut call = || {
-        rustix::io::writev(&peer.1, &[IoSlice::new(request)]).expect("the request is sent");
-        rustix::io::read(peer.1.as_fd(), &mut reply).expect("the reply is read");
-    };
-    (0..WARM).for_each(|_| call());
-    let begin = Instant::now();
-    let times = (0..CALLS)
-        .map(|_| {
+    fn call(&mut self) -> f64 {
+        let request = serde_pickle::to_vec(&("math", "sqrt", (16,)), SerOptions::new()).expect("it can be pickled");
+        rustix::io::writev(&self.socket, &[IoSlice::new(&request)]).expect("the request is sent");
+        let length = rustix::io::read(self.socket.as_fd(), &mut self.reply).expect("the reply is read");
+        serde_pickle::from_slice(&self.reply[..length], DeOptions::new()).expect("it is a float")
+    }
+}
+
+impl Drop for Bare {
+    fn drop(&mut self) {
+        let _gone = self.server.kill();
+        let _gone = self.server.wait();
+    }
+}
+
+/// One call after the other, through the bridge and bare, in turns: so both meet the same moods of the
+/// machine. The ratio is the median of those of the turns.
+async fn beside(call: impl AsyncFn()) -> (Laps, Laps, f64) {
+    let mut bare = Bare::start();
+    let (mut bridge_laps, mut bare_laps, mut ratios) = (Laps::default(), Laps::default(), Vec::new());
+    for turn in 0..TURNS + WARM_TURNS {
+        let (mut of_bare, mut of_bridge) = (Laps::default(), Laps::default());
+        for _ in 0..CALLS {
             let lap = Instant::now();
-            call();
-            lap.elapsed()
-        })
-        .collect();
-    row("bare SOCK_SEQPACKET and pickle", cores, laps(times, begin.elapsed()));
+            assert_eq!(bare.call(), 4.0);
+            of_bare.0.push(lap.elapsed());
+        }
+        for _ in 0..CALLS {
+            let lap = Instant::now();
+            call().await;
+            of_bridge.0.push(lap.elapsed());
+        }
+        if turn >= WARM_TURNS {
+            ratios.push(of_bridge.p50().as_secs_f64() / of_bare.p50().as_secs_f64());
+            bare_laps.0.extend(of_bare.0);
+            bridge_laps.0.extend(of_bridge.0);
+        }
+    }
+    ratios.sort_by(f64::total_cmp);
+    (bare_laps, bridge_laps, ratios[ratios.len() / 2])
 }
 
 async fn lock_step(calls: usize) {
@@ -145,16 +181,13 @@ async fn bridge(peer: &'static str, cores: &'static str, builder: snakebridge::B
 
     let session = py.session("lock-step");
     let call = || session.call("math", "sqrt", (16,)).extract::<f64>();
-    for _ in 0..WARM {
-        call().await.expect("a call");
-    }
-    let (mut times, begin) = (Vec::with_capacity(CALLS), Instant::now());
-    for _ in 0..CALLS {
-        let lap = Instant::now();
-        call().await.expect("a call");
-        times.push(lap.elapsed());
-    }
-    let mut figures = laps(times, begin.elapsed());
+    let (bare, laps, ratio) = beside(async || {
+        assert_eq!(call().await.expect("a call"), 4.0);
+    })
+    .await;
+    row("bare SOCK_SEQPACKET and pickle", cores, bare.fields());
+    let mut figures = laps.fields();
+    figures.insert("times_bare".into(), json!((ratio * 100.0).round() / 100.0));
 
     for outstanding in [8, 64] {
         let rounds = 100_000 / outstanding;
@@ -180,23 +213,23 @@ async fn bridge(peer: &'static str, cores: &'static str, builder: snakebridge::B
     figures.insert("pipelined_per_s".into(), json!((10_000.0 / begin.elapsed().as_secs_f64()).round()));
 
     let path: PyRef = session.call("pathlib", "PurePath", ("/tmp/a",)).into_ref().await.expect("a ref");
-    let mut times = Vec::new();
+    let mut laps = Laps::default();
     for _ in 0..5_000 {
         let lap = Instant::now();
         path.call_method("is_absolute", ()).extract::<bool>().await.expect("a ref call");
-        times.push(lap.elapsed());
+        laps.0.push(lap.elapsed());
     }
-    figures.insert("ref_call_p50_us".into(), p50(times));
+    figures.insert("ref_call_p50_us".into(), micros(laps.p50()));
 
     let megabyte = Bytes::from(vec![b'x'; 1_000_000]);
-    let mut times = Vec::new();
+    let mut laps = Laps::default();
     for _ in 0..300 {
         let lap = Instant::now();
         let back: Bytes = session.call("builtins", "bytes", (&megabyte,)).extract().await.expect("an echo");
-        times.push(lap.elapsed());
+        laps.0.push(lap.elapsed());
         assert_eq!(back.len(), megabyte.len());
     }
-    figures.insert("echo_1mb_us".into(), p50(times));
+    figures.insert("echo_1mb_us".into(), micros(laps.p50()));
     row(peer, cores, figures);
     py.shutdown().await.expect("the bridge stops");
 }

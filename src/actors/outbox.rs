@@ -2,12 +2,12 @@
 
 use super::request::Request;
 use crate::id::CallId;
-use crate::process::{BadBlock, BlockPool, Channel, INLINE_LIMIT, Page};
+use crate::process::{BadBlock, BlockPool, Channel, First, INLINE_LIMIT, Page};
 use crate::rules::lane::Sent;
 use crate::wire::{Body, ToWorker};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IoSlice};
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 /// An inline body of at most this many bytes is copied behind its header: cheaper than a second part.
@@ -27,7 +27,7 @@ enum Waiting {
     /// The socket was full.
     Message(Vec<u8>),
     /// Every block was lent. Its body is still with its request.
-    Call { call: CallId, sent: Sent, plan: Arc<[u8]> },
+    Call { call: CallId, sent: Sent, plan: Vec<u8> },
 }
 
 impl Outbox {
@@ -55,7 +55,7 @@ impl Outbox {
         self.blocks.released(block)
     }
 
-    pub(crate) fn send(&mut self, message: impl FnOnce(Vec<u32>) -> ToWorker, page: &Page) {
+    pub(crate) fn send(&mut self, message: impl FnOnce(Vec<u32>) -> ToWorker<'static>, page: &Page) {
         message(std::mem::take(&mut self.released)).encode(cleared(&mut self.head));
         self.transmit(&[], page);
     }
@@ -73,7 +73,7 @@ impl Outbox {
             false => self.try_call(request.call, sent, &request.plan, &request.body, page),
         };
         if !matches!(outcome, Ok(true)) {
-            self.waiting.push_back(Waiting::Call { call: request.call, sent, plan: Arc::clone(&request.plan) });
+            self.waiting.push_back(Waiting::Call { call: request.call, sent, plan: request.plan.clone() });
         }
         outcome.map(drop)
     }
@@ -95,7 +95,7 @@ impl Outbox {
             entry: sent.entry,
             body: place,
             released: std::mem::take(&mut self.released),
-            plan: plan.to_vec(),
+            plan: Cow::Borrowed(plan),
         };
         message.encode(cleared(&mut self.head));
         if inline.len() <= JOINED {
@@ -184,9 +184,10 @@ impl Outbox {
         &mut self,
         task: &mut Context<'_>,
         buffer: &mut [u8],
+        first: First,
         last: bool,
     ) -> Poll<io::Result<usize>> {
-        self.channel.poll_recv(task, buffer, last)
+        self.channel.poll_recv(task, buffer, first, last)
     }
 }
 

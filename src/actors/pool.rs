@@ -11,7 +11,7 @@ pub(crate) use reports::{HomeOf, Homes, Workers};
 pub use reports::{PoolReport, PoolStatus};
 pub(crate) use sessions::{Forget, LeaseReturned, Reset, Submit, Withdrawn};
 pub(crate) use users::{AwaitReady, ClearTaint, Leave, Resize, RestartWorker, Shutdown, TaintWorker};
-pub(crate) use workers::{Died, FreeRefs, LeaseOver, StartFailed, Started, TakingBack};
+pub(crate) use workers::{Died, DistrustWorker, FreeRefs, LeaseOver, StartFailed, Started, TakingBack};
 
 use super::registry::Registry;
 use super::session::{Forgotten, Granted, Refused, SessionActor};
@@ -28,7 +28,7 @@ use crate::rules::pool::{Action, Pool, PoolRules};
 use crate::status::{Taint, Tie};
 use actix::prelude::*;
 use futures::StreamExt;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,7 +40,7 @@ use tokio::sync::oneshot;
 pub struct PoolSupervisor {
     config: Arc<PoolConfig>,
     rules: Pool,
-    sessions: HashMap<SessionKey, Addr<SessionActor>>,
+    sessions: BTreeMap<SessionKey, Addr<SessionActor>>,
     workers: BTreeMap<WorkerId, Member>,
     seat: Seat,
     ref_spaces: Arc<AtomicU64>,
@@ -105,7 +105,7 @@ impl PoolSupervisor {
             rules: Pool::new(PoolRules::from(&*setup.config)),
             size: setup.config.size,
             config: setup.config,
-            sessions: HashMap::new(),
+            sessions: BTreeMap::new(),
             workers: BTreeMap::new(),
             seat: Seat::Empty,
             ref_spaces: setup.ref_spaces,
@@ -128,10 +128,10 @@ impl PoolSupervisor {
             match action {
                 Action::Grant { call, session, worker } => {
                     let addr = self.workers[&worker].addr.clone();
-                    self.tell(&session, Granted { call, worker, addr, pool: ctx.address() });
+                    self.tell(&session, Granted { call, worker, addr });
                 }
                 Action::Refuse { call, session, refusal } => {
-                    self.tell(&session, Refused { call, refusal, pool: ctx.address() });
+                    self.tell(&session, Refused { call, refusal });
                 }
                 Action::TakeBack { call, worker } => self.order(&worker, worker::TakeBack { call }),
                 Action::DropTakeBack { call, worker } => self.order(&worker, worker::DropTakeBack { call }),

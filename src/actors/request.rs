@@ -1,8 +1,8 @@
 //! A call on its way, and the promise that it is answered.
 
 use super::hold::Hold;
-use super::pool::PoolSupervisor;
-use super::worker::{Distrust, WorkerActor};
+use super::pool::{DistrustWorker, PoolSupervisor};
+use super::worker::WorkerActor;
 use crate::config::Affinity;
 use crate::error::{Error, Ran, Result};
 use crate::id::{CallId, PoolName, RefId, WorkerId};
@@ -28,7 +28,7 @@ pub(crate) struct Request {
     pub(crate) deadline: Option<Instant>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) queue_timeout: Option<Duration>,
-    pub(crate) plan: Arc<[u8]>,
+    pub(crate) plan: Vec<u8>,
     pub(crate) body: Vec<u8>,
     /// Kept alive until the call has ended.
     #[expect(dead_code, reason = "held, not read: while a handle lives, so does its object")]
@@ -125,20 +125,13 @@ impl Place {
 pub(crate) struct Reply {
     body: Vec<u8>,
     worker: WorkerId,
-    addr: Addr<WorkerActor>,
     hold: Arc<Hold>,
     refs: Vec<RefId>,
 }
 
 impl Reply {
-    pub(crate) fn new(
-        body: Vec<u8>,
-        worker: WorkerId,
-        addr: Addr<WorkerActor>,
-        hold: Arc<Hold>,
-        refs: Vec<RefId>,
-    ) -> Self {
-        Self { body, worker, addr, hold, refs }
+    pub(crate) fn new(body: Vec<u8>, worker: WorkerId, hold: Arc<Hold>, refs: Vec<RefId>) -> Self {
+        Self { body, worker, hold, refs }
     }
 
     /// Makes the value of it. Each ref of the body becomes a handle, which frees it in its time.
@@ -155,8 +148,10 @@ impl Reply {
         let source = RefSource { session, worker, owner, left };
         let budget = Budget { refs: self.hold.state.max_refs, ..Budget::default() };
         let decoded = decode(&self.body, &source, &budget);
-        if let Err(DecodeError::Malformed(what)) = &decoded {
-            self.addr.do_send(Distrust { what: what.as_str().into() });
+        if let Err(DecodeError::Malformed(what)) = &decoded
+            && let Some(pool) = self.hold.life.core.pools.get(self.worker.pool())
+        {
+            pool.addr.do_send(DistrustWorker { worker: self.worker.clone(), what: what.as_str().into() });
         }
         // Each of which a handle was made is freed by that.
         self.refs = source.left.map(RefCell::into_inner).unwrap_or_default().into();

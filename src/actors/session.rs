@@ -98,9 +98,10 @@ impl Work {
     }
 
     /// Takes a grant that is held, and is not to be used.
-    fn unhold(&mut self, call: CallId, pool: &Addr<PoolSupervisor>) {
+    fn unhold(&mut self, call: CallId) {
         if let Some(at) = self.held.iter().position(|grant| grant.call == call)
             && let Some(grant) = self.held.remove(at)
+            && let Some((_, pool)) = self.pools.iter().find(|(name, _)| name == grant.worker.pool())
         {
             pool.do_send(LeaseReturned { call, worker: grant.worker });
         }
@@ -147,14 +148,14 @@ impl Handler<Call> for SessionActor {
         if work.ending.is_some() {
             return refuse_ended(request);
         }
-        if work.pools.iter().all(|(name, _)| *name != request.pool) {
+        let ticket = request.ticket();
+        if let Some((_, pool)) = work.pools.iter().find(|(name, _)| *name == request.pool) {
+            pool.do_send(Submit { ticket, session: None });
+        } else {
+            request.pool_addr.do_send(Submit { ticket, session: Some(request.hold.actor.clone()) });
             work.pools.push((request.pool.clone(), request.pool_addr.clone()));
         }
-        let ticket = request.ticket();
-        let pool = request.pool_addr.clone();
-        let session = request.hold.actor.clone();
         work.waiting.insert(request.call, request);
-        pool.do_send(Submit { ticket, session });
     }
 }
 
@@ -165,17 +166,16 @@ pub(crate) struct Granted {
     pub(crate) call: CallId,
     pub(crate) worker: WorkerId,
     pub(crate) addr: Addr<WorkerActor>,
-    pub(crate) pool: Addr<PoolSupervisor>,
 }
 
 impl Handler<Granted> for SessionActor {
     type Result = ();
 
-    fn handle(&mut self, Granted { call, worker, addr, pool }: Granted, _: &mut Context<Self>) {
+    fn handle(&mut self, Granted { call, worker, addr }: Granted, _: &mut Context<Self>) {
         let work = self.work();
         if !work.held.is_empty() {
             // The worker of an earlier grant is gone, or has taken the call back unseen.
-            work.unhold(call, &pool);
+            work.unhold(call);
         }
         work.held.push_back(Grant { call, worker, addr });
         work.use_grants();
@@ -188,15 +188,14 @@ impl Handler<Granted> for SessionActor {
 pub(crate) struct Refused {
     pub(crate) call: CallId,
     pub(crate) refusal: Refusal,
-    pub(crate) pool: Addr<PoolSupervisor>,
 }
 
 impl Handler<Refused> for SessionActor {
     type Result = ();
 
-    fn handle(&mut self, Refused { call, refusal, pool }: Refused, _: &mut Context<Self>) {
+    fn handle(&mut self, Refused { call, refusal }: Refused, _: &mut Context<Self>) {
         let work = self.work();
-        work.unhold(call, &pool);
+        work.unhold(call);
         match work.waiting.remove(&call) {
             Some(request) => refuse(request, refusal),
             None => {

@@ -6,6 +6,7 @@
 
 mod calls;
 mod life;
+mod polling;
 
 pub(crate) use calls::{Abandon, Distrust, DropTakeBack, Free, Run, TakeBack};
 pub(crate) use life::{Exited, Forked, Kill, NeverForked, Retire, Stop};
@@ -21,10 +22,11 @@ use crate::config::{PoolConfig, bounded};
 use crate::error::{ConvertError, Crash, Error, Ran, Result};
 use crate::id::{CallId, RefId, WorkerId};
 use crate::pickle::{self, DecodeError};
-use crate::process::{BlockName, BlockTable, DeathWatch, Exit, Lifeline, Link, MESSAGE_LIMIT, Output, Page};
+use crate::process::{BlockName, BlockTable, DeathWatch, Exit, First, Lifeline, Link, MESSAGE_LIMIT, Output, Page};
 use crate::rules::lane::{Lane, LaneAction, Verdict, Why};
 use crate::wire::{Body, Ended, FromWorker, PROTOCOL, Place, ToWorker};
 use actix::prelude::*;
+use polling::{Look, Polling};
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
@@ -44,6 +46,7 @@ const BATCH: usize = 64;
 pub(crate) struct WorkerActor {
     id: WorkerId,
     outbox: Outbox,
+    polling: Polling,
     incoming: BlockTable,
     page: Page,
     output: Output,
@@ -99,6 +102,7 @@ impl WorkerActor {
         Self {
             id,
             outbox: Outbox::new(channel, outgoing),
+            polling: Polling::new(config.concurrency),
             incoming,
             page,
             output,
@@ -212,8 +216,12 @@ impl WorkerActor {
         }
         let session = request.hold.key().clone();
         let (deadline, timeout) = (request.deadline, request.timeout);
-        let sent = self.lane.handle_granted(call, session, deadline, timeout, Instant::now());
+        let now = Instant::now();
+        let sent = self.lane.handle_granted(call, session, deadline, timeout);
         let outcome = sent.map_or(Ok(()), |sent| self.outbox.send_call(&request, sent, &self.page));
+        if let Some(budget) = self.polling.on_sent(self.lane.due(), now) {
+            self.page.set_poll_budget(budget);
+        }
         self.requests.insert(call, request);
         if let Err(error) = outcome {
             self.unsendable(call, &error);
@@ -233,11 +241,11 @@ impl WorkerActor {
 
     // ---- from the worker
 
-    fn on_message(&mut self, length: usize, ctx: &Context<Self>) {
+    fn on_message(&mut self, length: usize) {
         let datagram = std::mem::take(&mut self.inbox);
         match FromWorker::decode(&datagram[..length]) {
             Ok((message, inline)) => {
-                if let Err(what) = self.take(message, inline, ctx) {
+                if let Err(what) = self.take(message, inline) {
                     self.distrust(what);
                 }
             }
@@ -247,7 +255,7 @@ impl WorkerActor {
         self.perform();
     }
 
-    fn take(&mut self, message: FromWorker, inline: &[u8], ctx: &Context<Self>) -> Result<(), String> {
+    fn take(&mut self, message: FromWorker, inline: &[u8]) -> Result<(), String> {
         match message {
             FromWorker::Hello { protocol: PROTOCOL, .. } if self.phase == Phase::Starting => {
                 self.phase = Phase::Serving;
@@ -268,18 +276,17 @@ impl WorkerActor {
                 for index in released {
                     self.outbox.on_released(index).map_err(|bad| bad.to_string())?;
                 }
-                self.lane.handle_passed(seq, Instant::now()).map_err(|violation| format!("{violation:?}"))
+                self.lane.handle_passed(seq).map_err(|violation| format!("{violation:?}"))
             }
             FromWorker::Reply { seq, ended, body, released, refs } => {
                 for index in released {
                     self.outbox.on_released(index).map_err(|bad| bad.to_string())?;
                 }
-                let replied =
-                    self.lane.handle_reply(seq, Instant::now()).map_err(|violation| format!("{violation:?}"))?;
+                let replied = self.lane.handle_reply(seq).map_err(|violation| format!("{violation:?}"))?;
                 let outcome = self
                     .own(refs)
                     .and_then(|refs| Ok((self.body(body, inline)?, refs)))
-                    .and_then(|(body, refs)| self.replied(replied.call, ended, body, refs, ctx));
+                    .and_then(|(body, refs)| self.replied(replied.call, ended, body, refs));
                 if let Err(what) = &outcome {
                     self.lease_over(replied.call, 0);
                     if let Some(request) = self.requests.remove(&replied.call) {
@@ -316,14 +323,7 @@ impl WorkerActor {
     }
 
     /// The pool hears that the worker is free before the caller can call again.
-    fn replied(
-        &mut self,
-        call: CallId,
-        ended: Ended,
-        body: Vec<u8>,
-        refs: Vec<RefId>,
-        ctx: &Context<Self>,
-    ) -> Result<(), String> {
+    fn replied(&mut self, call: CallId, ended: Ended, body: Vec<u8>, refs: Vec<RefId>) -> Result<(), String> {
         // Its caller was answered before, or has left.
         let Some(request) = self.requests.get(&call).filter(|request| !request.promise.is_abandoned()) else {
             self.requests.remove(&call);
@@ -344,7 +344,7 @@ impl WorkerActor {
                     let (session, worker) = (hold.key().clone(), self.id.clone());
                     self.registry.do_send(RefsMade { session, worker, ids: refs.clone() });
                 }
-                Ok(Reply::new(body, self.id.clone(), ctx.address(), hold, refs))
+                Ok(Reply::new(body, self.id.clone(), hold, refs))
             }
             Ended::Raised | Ended::NoSuchRef | Ended::Unsendable => {
                 let error = self.failure(ended, &body, &hold).map_err(|error| format!("{error:?}"))?;
@@ -390,12 +390,12 @@ impl WorkerActor {
     // ---- its end
 
     /// Takes one message in; `false` if there is none, or will be none.
-    fn poll_message(&mut self, task: &mut TaskContext<'_>, ctx: &Context<Self>) -> bool {
+    fn poll_message(&mut self, first: First, task: &mut TaskContext<'_>) -> bool {
         if self.closed {
             return false;
         }
         let last = self.exit.is_none() && !self.exit_seen && self.lane.due() == 1;
-        match self.outbox.poll_recv(task, &mut self.inbox, last) {
+        match self.outbox.poll_recv(task, &mut self.inbox, first, last) {
             Poll::Ready(Ok(0)) => {
                 // A process that closes its socket serves nobody any more.
                 self.closed = true;
@@ -403,7 +403,8 @@ impl WorkerActor {
                 false
             }
             Poll::Ready(Ok(length)) => {
-                self.on_message(length, ctx);
+                self.polling.on_received(Instant::now());
+                self.on_message(length);
                 true
             }
             Poll::Ready(Err(error)) => {
@@ -496,7 +497,7 @@ impl ActorFuture<WorkerActor> for Pump {
     fn poll(
         self: Pin<&mut Self>,
         actor: &mut WorkerActor,
-        ctx: &mut Context<WorkerActor>,
+        _: &mut Context<WorkerActor>,
         task: &mut TaskContext<'_>,
     ) -> Poll<()> {
         if actor.phase == Phase::Judged {
@@ -511,8 +512,16 @@ impl ActorFuture<WorkerActor> for Pump {
         // Looked at before the last read: what was written before the exit is then read to its end,
         // though a process that it forked may hold the socket open.
         let exited = actor.exit.is_some() || actor.exit_seen;
+        let look = actor.polling.look(actor.page.worker_sent(), Instant::now);
         for taken in 0..BATCH {
-            if !actor.poll_message(task, ctx) {
+            let first = match look {
+                Look::Receive(first) if taken == 0 => first,
+                Look::Receive(_) | Look::Again => First::WhenReady,
+            };
+            if !actor.poll_message(first, task) {
+                if look == Look::Again {
+                    task.waker().wake_by_ref();
+                }
                 if taken > 0 && actor.outbox.is_waiting() {
                     // A message that was taken may have given back what waits for a block, or sent more.
                     task.waker().wake_by_ref();

@@ -101,27 +101,25 @@ struct Finish<R> {
 type Decode<R> = fn(&[u8], &RefSource, &Budget) -> Result<R, DecodeError>;
 
 /// A mode of the codec, and for a type its shape.
-struct Want(Vec<u8>);
+enum Want {
+    Mode(u8),
+    Shaped(Arc<[u8]>),
+}
 
 impl Want {
-    fn value() -> Self {
-        Self(vec![0])
-    }
-
-    fn reference() -> Self {
-        Self(vec![1])
-    }
-
-    fn discard() -> Self {
-        Self(vec![2])
-    }
+    const VALUE: Self = Self::Mode(0);
+    const REFERENCE: Self = Self::Mode(1);
+    const DISCARD: Self = Self::Mode(2);
 
     fn extract<T: DeserializeOwned + 'static>() -> Self {
-        let shape = pickle::shape_of::<T>();
-        let mut bytes = Vec::with_capacity(1 + shape.len());
-        bytes.push(3);
-        bytes.extend_from_slice(&shape);
-        Self(bytes)
+        Self::Shaped(pickle::want_of::<T>())
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Mode(mode) => std::slice::from_ref(mode),
+            Self::Shaped(want) => want,
+        }
     }
 }
 
@@ -358,7 +356,7 @@ impl<R> Call<R> {
     /// # Errors
     /// Awaited: see [`enum@Error`].
     pub fn into_ref(self) -> CallFuture<PyRef> {
-        CallFuture::new(self.into_draft(), Finish { want: Want::reference(), decode: decode_ref })
+        CallFuture::new(self.into_draft(), Finish { want: Want::REFERENCE, decode: decode_ref })
     }
 
     /// Drops the result in Python: for calls that are made for what they do.
@@ -366,13 +364,13 @@ impl<R> Call<R> {
     /// # Errors
     /// Awaited: see [`enum@Error`].
     pub fn discard(self) -> CallFuture<()> {
-        CallFuture::new(self.into_draft(), Finish { want: Want::discard(), decode: |_, _, _| Ok(()) })
+        CallFuture::new(self.into_draft(), Finish { want: Want::DISCARD, decode: |_, _, _| Ok(()) })
     }
 }
 
 impl Finish<Value> {
     fn value() -> Self {
-        Self { want: Want::value(), decode: pickle::decode_value }
+        Self { want: Want::VALUE, decode: pickle::decode_value }
     }
 }
 
@@ -405,11 +403,11 @@ impl Call<Value> {
     }
 
     pub(crate) fn wanting_ref(self) -> Call<PyRef> {
-        self.with_want(Want::reference(), decode_ref)
+        self.with_want(Want::REFERENCE, decode_ref)
     }
 
     pub(crate) fn wanting_nothing(self) -> Call<()> {
-        self.with_want(Want::discard(), |_, _, _| Ok(()))
+        self.with_want(Want::DISCARD, |_, _, _| Ok(()))
     }
 
     pub(crate) fn wanting<T: DeserializeOwned + Send + 'static>(self) -> Call<T> {
@@ -448,7 +446,6 @@ impl Draft {
         }
 
         let (plan, body) = assemble(receiver, steps, want);
-        let plan = plan.encode();
         too_large("names and type", plan.len() as u64, LONGEST_PLAN)?;
         too_large("arguments", body.bytes.len() as u64, LARGEST_BODY)?;
         let mut ref_hold = None;
@@ -491,7 +488,7 @@ impl Draft {
             deadline: timeout.map(|timeout| Instant::now() + bounded(timeout)),
             timeout,
             queue_timeout: queue_timeout.map(bounded),
-            plan: plan.into(),
+            plan,
             body: body.bytes,
             refs: body.refs,
             hold,
@@ -530,7 +527,7 @@ fn hold_of(handle: &PyRef, life: &Arc<Life>) -> Result<Arc<Hold>> {
 }
 
 /// The plan and the body of a call; see `wire::Plan` for the two forms of a body.
-fn assemble(receiver: Option<PyRef>, mut steps: Vec<(Step, Args)>, want: &Want) -> (Plan, pickle::Body) {
+fn assemble(receiver: Option<PyRef>, mut steps: Vec<(Step, Args)>, want: &Want) -> (Vec<u8>, pickle::Body) {
     let long = steps.len() > 1 || steps.iter().any(|(_, args)| !args.keywords.is_empty());
     let body = if long {
         let pairs = steps.iter_mut().map(|(_, args)| {
@@ -547,7 +544,7 @@ fn assemble(receiver: Option<PyRef>, mut steps: Vec<(Step, Args)>, want: &Want) 
         std::mem::take(&mut args.positional).into_tuple(receiver.as_ref())
     };
     let steps = steps.into_iter().map(|(step, _)| step).collect();
-    (Plan { long, steps, want: want.0.clone() }, body.into_body())
+    (Plan { long, steps, want: want.bytes() }.encode(), body.into_body())
 }
 
 /// A call on its way. Dropped before its end, it gives the call up.

@@ -2,7 +2,7 @@
 //!
 //! Out: [`to_fragment`] pickles each argument, and fragments are put together into a [`Body`]. In:
 //! a body is parsed into nodes, which runs nothing and is bounded by a [`Budget`]; from the nodes
-//! comes whatever type was asked for. [`shape_of`] tells the worker what that is.
+//! comes whatever type was asked for. [`want_of`] tells the worker what that is.
 
 mod budget;
 mod construct;
@@ -23,7 +23,7 @@ pub(crate) use self::{
     budget::Budget,
     exception::decode_error,
     fragment::{Body, Fragment, Items, to_fragment, to_keywords},
-    shape::shape_of,
+    shape::want_of,
 };
 
 use crate::error::{ConvertError, Error, Ran};

@@ -19,8 +19,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 const MAX_DEPTH: usize = 48;
 const MAX_NODES: usize = 1_000;
 
-/// The shape of a type, explored when it is first asked for.
-pub(crate) fn shape_of<T: DeserializeOwned + 'static>() -> Arc<[u8]> {
+/// The mode of the codec that takes a shape.
+const EXTRACT: u8 = 3;
+
+/// What a type wants of the codec: the mode that takes a shape, and its shape, explored when it is first
+/// asked for.
+pub(crate) fn want_of<T: DeserializeOwned + 'static>() -> Arc<[u8]> {
     static KNOWN: RwLock<Option<HashMap<TypeId, Arc<[u8]>>>> = RwLock::new(None);
     let id = TypeId::of::<T>();
     if let Some(shape) = KNOWN.read().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(|known| known.get(&id))
@@ -40,7 +44,7 @@ fn explore<T: DeserializeOwned>() -> Arc<[u8]> {
     };
     let mut shapes = Shapes { nodes: Vec::new(), lead: &lead };
     shapes.node(&mut Vec::new(), &mut Vec::new(), Some(type_name::<T>()));
-    shapes.encode().into()
+    [&[EXTRACT], &shapes.encode()[..]].concat().into()
 }
 
 enum Shape {
@@ -182,7 +186,7 @@ mod tests {
 
     /// The descriptor in a form that can be read.
     fn shape<T: DeserializeOwned + 'static>() -> String {
-        shape_of::<T>().iter().map(|byte| if byte.is_ascii_graphic() { char::from(*byte) } else { '.' }).collect()
+        want_of::<T>()[1..].iter().map(|byte| if byte.is_ascii_graphic() { char::from(*byte) } else { '.' }).collect()
     }
 
     #[test]
@@ -223,8 +227,8 @@ mod tests {
         for part in ["at", "by", "lines", "next", "Empty", "Item", "Pair", "Full", "price", "of"] {
             assert!(found.contains(part), "{part} in {found}");
         }
-        assert!(decoded_kinds(&shape_of::<Order>()).len() < 50, "it comes back to itself");
-        assert!(!decoded_kinds(&shape_of::<Order>()).contains(&b'a'), "nothing of it stays unknown");
+        assert!(decoded_kinds(&want_of::<Order>()[1..]).len() < 50, "it comes back to itself");
+        assert!(!decoded_kinds(&want_of::<Order>()[1..]).contains(&b'a'), "nothing of it stays unknown");
     }
 
     #[derive(Deserialize)]

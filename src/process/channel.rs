@@ -2,6 +2,7 @@
 
 use super::fds;
 use rustix::io::Errno;
+use rustix::net::sockopt::Timeout;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
@@ -28,6 +29,21 @@ pub(crate) struct Channel {
     full: Option<Full>,
 }
 
+/// How to begin with a receive.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum First {
+    /// When the runtime has heard that there is something.
+    #[default]
+    WhenReady,
+    /// One has come, of which the runtime need not have heard yet.
+    AtOnce,
+    /// Hold up this thread for one that is about to come, at most [`LONGEST_WAIT`].
+    Waiting,
+}
+
+/// The kernel makes a tick of it, some milliseconds.
+const LONGEST_WAIT: Duration = Duration::from_micros(100);
+
 /// How a full socket is waited for.
 #[derive(Debug)]
 enum Full {
@@ -40,8 +56,10 @@ enum Full {
 const TRY_AGAIN: Duration = Duration::from_millis(10);
 
 impl Channel {
-    /// Takes a non-blocking socket; needs a runtime with I/O.
+    /// Needs a runtime with I/O.
     pub(super) fn new(socket: OwnedFd) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&socket, false)?;
+        rustix::net::sockopt::set_socket_timeout(&socket, Timeout::Recv, Some(LONGEST_WAIT))?;
         Ok(Self { socket: fds::watch(socket, Interest::READABLE)?, full: None })
     }
 
@@ -60,8 +78,13 @@ impl Channel {
         loop {
             // One part costs the kernel less than a list of them.
             let sent = match parts {
-                [only] => rustix::net::send(self.socket.get_ref(), only, SendFlags::NOSIGNAL),
-                _ => rustix::net::sendmsg(self.socket.get_ref(), parts, &mut nothing, SendFlags::NOSIGNAL),
+                [only] => rustix::net::send(self.socket.get_ref(), only, SendFlags::NOSIGNAL | SendFlags::DONTWAIT),
+                _ => rustix::net::sendmsg(
+                    self.socket.get_ref(),
+                    parts,
+                    &mut nothing,
+                    SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
+                ),
             };
             match sent {
                 Ok(_) => return Ok(true),
@@ -95,31 +118,49 @@ impl Channel {
 
     /// Receives one message into `buffer` and says how long it is; 0 is the end.
     ///
-    /// With `last` the caller knows that this is the only message that is due: it saves the receive
-    /// that would find nothing. One that came unasked is then found with the next.
+    /// With `last` the caller knows that this is the only message that is due: that saves the receive that
+    /// would find nothing. One that came unasked is then found with the next.
     ///
     /// A worker that dies with unread messages makes one receive fail with `ECONNRESET`, and its
     /// finished replies come after: that error is not the end and is read past here.
     ///
     /// # Errors
     /// `InvalidData` for a message longer than `buffer`; it is lost.
-    pub(crate) fn poll_recv(&mut self, cx: &mut Context<'_>, buffer: &mut [u8], last: bool) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_recv(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+        mut first: First,
+        last: bool,
+    ) -> Poll<io::Result<usize>> {
         loop {
-            let mut guard = ready!(self.socket.poll_read_ready(cx))?;
-            match rustix::net::recv(guard.get_inner(), &mut *buffer, RecvFlags::TRUNC) {
+            let (mut guard, mut flags) = (None, RecvFlags::TRUNC | RecvFlags::DONTWAIT);
+            match std::mem::take(&mut first) {
+                First::WhenReady => guard = Some(ready!(self.socket.poll_read_ready(cx))?),
+                First::AtOnce => {}
+                First::Waiting => flags = RecvFlags::TRUNC,
+            }
+            match rustix::net::recv(self.socket.get_ref(), &mut *buffer, flags) {
                 Ok((_, length)) if length > buffer.len() => {
                     let what = format!("a message of {length} bytes, above the limit of {}", buffer.len());
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, what)));
                 }
                 Ok((_, length)) => {
                     // The end is to be found again.
-                    if last && length > 0 {
+                    if last
+                        && length > 0
+                        && let Some(mut guard) = guard
+                    {
                         guard.clear_ready();
                     }
                     return Poll::Ready(Ok(length));
                 }
                 Err(Errno::INTR | Errno::CONNRESET) => {}
-                Err(Errno::AGAIN) => guard.clear_ready(),
+                Err(Errno::AGAIN) => {
+                    if let Some(mut guard) = guard {
+                        guard.clear_ready();
+                    }
+                }
                 Err(error) => return Poll::Ready(Err(error.into())),
             }
         }

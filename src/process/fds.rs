@@ -23,7 +23,7 @@ pub(super) fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<Owned
     Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
 }
 
-/// A pair of message sockets, as (here, far): only the host's end does not block.
+/// A pair of message sockets, as (here, far).
 pub(super) fn message_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     pair(SocketType::SEQPACKET)
 }

@@ -23,7 +23,7 @@ mod tests;
 mod zygote;
 
 pub(crate) use blocks::{BadBlock, BlockName, BlockPool, BlockTable, LARGEST as LARGEST_BODY};
-pub(crate) use channel::{Channel, INLINE_LIMIT, MESSAGE_LIMIT};
+pub(crate) use channel::{Channel, First, INLINE_LIMIT, MESSAGE_LIMIT};
 pub(crate) use exit::{Exit, ExitStatus};
 pub(crate) use lifeline::{DeathWatch, Lifeline};
 pub(crate) use link::Link;

@@ -12,9 +12,9 @@ use rustix::thread::MembarrierCommand;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 const SIZE: usize = 4096;
-const WORDS: usize = SIZE / 8;
 
 /// `SBPAGE` and the version of the layout.
 pub(super) const MAGIC: u64 = 0x5342_5041_4745_0001;
@@ -31,15 +31,11 @@ const WORD_FENCED: usize = 17;
 /// Written by the host: the sequence number at `seq % REVOKE_WORDS` is taken back.
 const FIRST_REVOKE: usize = 64;
 const REVOKE_WORDS: usize = 64;
-/// Written by the worker: the entries share what is left, so that one entry has room for a deep
-/// stack of nested calls and many entries for a shallow one.
+/// Written by the worker: an entry is a cache line.
 const FIRST_ENTRY: usize = 128;
+const ENTRY_WORDS: usize = 8;
 const ENTRY_BEGUN: usize = 0;
 const ENTRY_BEGUN_NESTED: usize = 1;
-const ENTRY_DEPTH: usize = 2;
-const ENTRY_DONE: usize = 3;
-const ENTRY_BEGAN_AT: usize = 4;
-const ENTRY_STACK: usize = 8;
 
 /// One worker's control page, mapped here.
 #[derive(Debug)]
@@ -102,13 +98,19 @@ impl Page {
         self.word(WORD_HOST_SENT).fetch_add(1, Ordering::Release);
     }
 
-    fn entry_words(&self) -> usize {
-        (WORDS - FIRST_ENTRY) / self.entries as usize
+    /// How many messages the worker has sent; exact with one entry.
+    pub(crate) fn worker_sent(&self) -> u64 {
+        self.word(WORD_WORKER_SENT).load(Ordering::Acquire)
+    }
+
+    /// How long the worker polls before it sleeps.
+    pub(crate) fn set_poll_budget(&self, budget: Duration) {
+        self.word(WORD_POLL_BUDGET).store(budget.as_nanos() as u64, Ordering::Release);
     }
 
     fn entry(&self, entry: u32, word: usize) -> &AtomicU64 {
         assert!(entry < self.entries, "entry {entry} of {}", self.entries);
-        self.word(FIRST_ENTRY + entry as usize * self.entry_words() + word)
+        self.word(FIRST_ENTRY + entry as usize * ENTRY_WORDS + word)
     }
 
     fn word(&self, index: usize) -> &AtomicU64 {
@@ -116,46 +118,11 @@ impl Page {
     }
 }
 
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "Python keeps these words and the tests check both sides; nothing is decided by them")
-)]
+#[cfg_attr(not(test), expect(dead_code, reason = "calls from inside callbacks and interrupts use them"))]
 impl Page {
     /// As [`begun`](Self::begun), for calls that run nested inside others, which overtake the plain ones.
     pub(crate) fn begun_nested(&self, entry: u32) -> u64 {
         self.entry(entry, ENTRY_BEGUN_NESTED).load(Ordering::Acquire)
-    }
-
-    /// How many calls run at the entry, each nested in the one before; 0: idle.
-    pub(crate) fn depth(&self, entry: u32) -> u64 {
-        self.entry(entry, ENTRY_DEPTH).load(Ordering::Acquire)
-    }
-
-    /// The running call at a level of the entry's stack, 0 being the outermost; `None` beyond the
-    /// depth, or beyond the room of the page.
-    pub(crate) fn running(&self, entry: u32, level: usize) -> Option<u64> {
-        let shown = (self.depth(entry) as usize).min(self.entry_words() - ENTRY_STACK);
-        (level < shown).then(|| self.entry(entry, ENTRY_STACK + level).load(Ordering::Acquire))
-    }
-
-    /// How many calls have ended at the entry.
-    pub(crate) fn done(&self, entry: u32) -> u64 {
-        self.entry(entry, ENTRY_DONE).load(Ordering::Acquire)
-    }
-
-    /// When the outermost running call began, in nanoseconds of the monotonic clock.
-    pub(crate) fn began_at(&self, entry: u32) -> u64 {
-        self.entry(entry, ENTRY_BEGAN_AT).load(Ordering::Acquire)
-    }
-
-    /// How many messages the worker has sent.
-    pub(crate) fn worker_sent(&self) -> u64 {
-        self.word(WORD_WORKER_SENT).load(Ordering::Acquire)
-    }
-
-    /// How long the worker polls before it sleeps.
-    pub(crate) fn set_poll_budget(&self, nanos: u64) {
-        self.word(WORD_POLL_BUDGET).store(nanos, Ordering::Release);
     }
 
     /// The call that the next interrupt is meant for; 0: none.
@@ -173,7 +140,7 @@ mod tests {
         for entries in 1..=MAX_CONCURRENCY {
             let (page, memory) = Page::new(entries).expect("a page");
             let other = Page::map(&memory, entries).expect("mapped twice");
-            let last = page.entry_words() - 1;
+            let last = ENTRY_WORDS - 1;
             for entry in 0..page.entries() {
                 other.entry(entry, ENTRY_BEGUN).store(100 + u64::from(entry), Ordering::Release);
                 other.entry(entry, last).store(200 + u64::from(entry), Ordering::Release);
@@ -183,16 +150,6 @@ mod tests {
                 assert_eq!(page.entry(entry, last).load(Ordering::Acquire), 200 + u64::from(entry));
             }
         }
-    }
-
-    #[test]
-    fn a_stack_deeper_than_its_room_shows_the_outermost_calls() {
-        let (page, _memory) = Page::new(MAX_CONCURRENCY).expect("a page");
-        page.entry(0, ENTRY_DEPTH).store(u64::MAX, Ordering::Release);
-        page.entry(0, ENTRY_STACK).store(7, Ordering::Release);
-        assert_eq!(page.running(0, 0), Some(7));
-        assert_eq!(page.running(0, page.entry_words()), None, "whatever depth a hostile worker claims");
-        assert_eq!(page.running(1, 0), None);
     }
 
     #[test]

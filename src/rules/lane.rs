@@ -173,7 +173,6 @@ impl Lane {
         session: SessionKey,
         deadline: Option<Instant>,
         timeout: Option<Duration>,
-        _now: Instant,
     ) -> Option<Sent> {
         if self.awaited.remove(&call) {
             self.actions.extend([LaneAction::TakenBack { call }, LaneAction::Passed { call }]);
@@ -195,7 +194,7 @@ impl Lane {
     ///
     /// # Errors
     /// No such answer was due: kill the worker.
-    pub(crate) fn handle_reply(&mut self, seq: u64, _now: Instant) -> Result<Replied, Violation> {
+    pub(crate) fn handle_reply(&mut self, seq: u64) -> Result<Replied, Violation> {
         let call = self.open.get(&seq).ok_or(Violation::NotOpen { seq })?;
         let is_awaited = match call.stage {
             Stage::Sent | Stage::Revoking(Wish::Pool | Wish::Deadline) | Stage::Kept => true,
@@ -210,7 +209,7 @@ impl Lane {
     ///
     /// # Errors
     /// No such answer was due: kill the worker.
-    pub(crate) fn handle_passed(&mut self, seq: u64, _now: Instant) -> Result<(), Violation> {
+    pub(crate) fn handle_passed(&mut self, seq: u64) -> Result<(), Violation> {
         let call = self.open.get(&seq).ok_or(Violation::NotOpen { seq })?;
         let (id, stage) = (call.call, call.stage);
         match stage {
@@ -228,7 +227,7 @@ impl Lane {
     }
 
     /// The pool wants the call not to begin here.
-    pub(crate) fn take_back(&mut self, call: CallId, _now: Instant) {
+    pub(crate) fn take_back(&mut self, call: CallId) {
         let Some(seq) = self.seqs.get(&call).copied() else {
             self.awaited.insert(call);
             return;
@@ -405,6 +404,10 @@ impl Lane {
 
     /// The entry of the session's open calls, else one with the fewest.
     fn seat(&mut self, session: &SessionKey) -> u32 {
+        if let [only] = &mut self.entries[..] {
+            *only += 1;
+            return 0;
+        }
         let entries = &self.entries;
         let (entry, calls) = self.seats.entry(session.clone()).or_insert_with(|| {
             let emptiest = (0..).zip(entries).min_by_key(|(_, calls)| **calls).map_or(0, |(entry, _)| entry);
@@ -421,7 +424,9 @@ impl Lane {
             self.seqs.remove(&call.call);
         }
         self.entries[call.entry as usize] -= 1;
-        if let Some((_, calls)) = self.seats.get_mut(&call.session) {
+        if self.entries.len() > 1
+            && let Some((_, calls)) = self.seats.get_mut(&call.session)
+        {
             *calls -= 1;
             if *calls == 0 {
                 self.seats.remove(&call.session);

@@ -39,8 +39,10 @@ def read(message: bytes) -> dict[str, Any]:
     if kind == wire.FREE:
         refs, released = wire.read_free(view)
         return {"kind": kind, "refs": refs, "released": released}
-    _, seq, call, entry, place, block, length, count, _ = wire.CALL_HEAD.unpack_from(view)
-    assert entry == int.from_bytes(view[wire.ENTRY_AT : wire.ENTRY_AT + 4], "little")
+    seq, place, block, length, count, _ = wire.CALL_HEAD.unpack_from(view)
+    # The loop has no use for the call's id.
+    call = int.from_bytes(view[wire.ENTRY_AT - 8 : wire.ENTRY_AT], "little")
+    entry = int.from_bytes(view[wire.ENTRY_AT : wire.ENTRY_AT + 4], "little")
     released, at = wire.read_released(view)
     assert count == len(released)
     plan, at = wire.read_plan(view, at)

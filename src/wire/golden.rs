@@ -57,7 +57,7 @@ fn golden() -> String {
         line("worker", &datagram(&message, body), said);
     }
     for (long, steps, want, said) in plans() {
-        line("plan", &Plan { long, steps, want: want.to_vec() }.encode(), said);
+        line("plan", &Plan { long, steps, want }.encode(), said);
     }
     text
 }
@@ -68,14 +68,14 @@ fn datagram(message: &FromWorker, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn to_worker() -> Vec<(ToWorker, &'static [u8], &'static str)> {
+fn to_worker() -> Vec<(ToWorker<'static>, &'static [u8], &'static str)> {
     let call = |seq, entry, body, released: &[u32]| ToWorker::Call {
         seq,
         call: 1 << 40,
         entry,
         body,
         released: released.to_vec(),
-        plan: vec![6, 7],
+        plan: (&[6, 7][..]).into(),
     };
     vec![
         (

@@ -12,6 +12,7 @@ pub(crate) use plan::{Plan, Step};
 
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 use bincode::{Decode, Encode};
+use std::borrow::Cow;
 
 /// Both sides say it in their first message; they are built together, so it differs only by mistake.
 pub(crate) const PROTOCOL: u32 = 1;
@@ -67,7 +68,7 @@ pub(crate) enum Place {
 
 /// What the host tells a worker.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub(crate) enum ToWorker {
+pub(crate) enum ToWorker<'a> {
     /// Run this; the inline body follows.
     Call {
         /// Rises by one for each call that this worker is sent.
@@ -80,7 +81,7 @@ pub(crate) enum ToWorker {
         /// Blocks of the worker that the host has read.
         released: Vec<u32>,
         /// An encoded [`Plan`]; the worker keeps what it made of it by these bytes.
-        plan: Vec<u8>,
+        plan: Cow<'a, [u8]>,
     },
     /// Let go of these refs.
     Free { refs: Vec<u64>, released: Vec<u32> },
@@ -131,7 +132,7 @@ pub(crate) enum FromWorker {
 #[error("{0}")]
 pub(crate) struct Malformed(pub(crate) &'static str);
 
-impl ToWorker {
+impl ToWorker<'_> {
     /// Appends the header to `out`.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         bincode::encode_into_std_write(self, out, layout()).expect("a vector takes any header");
@@ -199,8 +200,15 @@ mod tests {
     #[test]
     fn the_fixed_part_of_a_call_has_the_layout_that_python_unpacks() {
         let mut out = Vec::new();
-        ToWorker::Call { seq: 1, call: 2, entry: 3, body: Body::block(4, 5), released: vec![], plan: vec![6] }
-            .encode(&mut out);
+        ToWorker::Call {
+            seq: 1,
+            call: 2,
+            entry: 3,
+            body: Body::block(4, 5),
+            released: vec![],
+            plan: Cow::Borrowed(&[6]),
+        }
+        .encode(&mut out);
         let mut expected = vec![0, 0, 0, 0];
         expected.extend(1u64.to_le_bytes());
         expected.extend(2u64.to_le_bytes());

@@ -4,15 +4,15 @@ use super::layout;
 use bincode::{Decode, Encode};
 
 /// The steps of a call, each on the result of the one before, and what is wanted of the last.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub(crate) struct Plan {
+#[derive(Clone, Debug, PartialEq, Eq, Encode)]
+pub(crate) struct Plan<'a> {
     /// Whether the body is a pair of the object that the first step works on (`None` without one)
     /// and a list with `(args, kwargs)` for each step; otherwise it is the positional arguments of
     /// the only step, after the object if it works on one.
     pub(crate) long: bool,
     pub(crate) steps: Vec<Step>,
     /// What the codec is asked for: a mode, and the shape of the type.
-    pub(crate) want: Vec<u8>,
+    pub(crate) want: &'a [u8],
 }
 
 /// One step. Names may be dotted.
@@ -48,8 +48,11 @@ pub(crate) enum Step {
     Repr,
 }
 
-impl Plan {
+impl Plan<'_> {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        bincode::encode_to_vec(self, layout()).expect("a vector takes any plan")
+        // Long enough for most, so that it does not grow step by step.
+        let mut out = Vec::with_capacity(128);
+        bincode::encode_into_std_write(self, &mut out, layout()).expect("a vector takes any plan");
+        out
     }
 }

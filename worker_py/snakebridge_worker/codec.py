@@ -8,7 +8,8 @@ type asks for. Rust's side is ``src/pickle``; the extension codes are also in ``
 
 import copyreg
 import pickle
-from typing import Any, Dict, List, Optional, Tuple
+import struct
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from . import kinds
 from .errors import EncodeError
@@ -23,6 +24,28 @@ _MOST_DEEP = 400
 _NOTHING = pickle.dumps(None, 5)
 _REF, _STREAM = (pickle.PROTO + b"\x05" + pickle.EXT1 + code for code in (b"\xf1", b"\xf2"))
 _CALL = pickle.REDUCE + pickle.STOP
+
+
+def _pickled(value: Any) -> bytes:
+    return pickle.dumps(value, 5)
+
+
+def _int(value: int, pack: Any = struct.Struct("<3sic").pack) -> bytes:
+    return pack(b"\x80\x05J", value, b".") if -0x80000000 <= value <= 0x7FFFFFFF else pickle.dumps(value, 5)
+
+
+def _float(value: float, pack: Any = struct.Struct(">3sdc").pack) -> bytes:
+    return pack(b"\x80\x05G", value, b".")
+
+
+#: What makes the pickle of an atom: by hand where a pickler takes longer to set up than to write.
+ATOMS: Dict[type, Callable[[Any], bytes]] = {
+    **dict.fromkeys(kinds.ATOMS, _pickled),
+    type(None): {None: pickle.dumps(None, 5)}.get,
+    bool: {value: pickle.dumps(value, 5) for value in (False, True)}.get,
+    int: _int,
+    float: _float,
+}
 
 _table: Optional[RefTable] = None
 
@@ -161,14 +184,14 @@ class Encoder:
         shape = None
         if mode == EXTRACT:
             shape = self._plans.get(want) or self._plan(want)
-            if shape.convert is None and type(value) in kinds.ATOMS:
-                return [pickle.dumps(value, 5)], []
+            if shape.convert is None and type(value) in ATOMS:
+                return [ATOMS[type(value)](value)], []
         elif mode == REF:
             return self._one_ref(value)
         elif mode == DISCARD:
             return [_NOTHING], []
-        elif type(value) in kinds.ATOMS:
-            return [pickle.dumps(value, 5)], []
+        elif type(value) in ATOMS:
+            return [ATOMS[type(value)](value)], []
         try:
             pickler = self._idle.pop()
         except IndexError:

@@ -12,14 +12,14 @@ import pickle
 import queue
 import socket
 import threading
-import time
 import traceback
 from functools import reduce
+from time import monotonic_ns
 from typing import Any, Callable, Sequence
 
 from snakebridge_worker import codec, errors, wire
 from snakebridge_worker.blocks import Incoming, Outgoing
-from snakebridge_worker.page import FIRST_REVOKE, REVOKE_WORDS, Page
+from snakebridge_worker.page import FIRST_REVOKE, HOST_SENT, POLL_BUDGET, REVOKE_WORDS, WORKER_SENT, Page
 from snakebridge_worker.plans import Plans
 from snakebridge_worker.refs import RefTable
 
@@ -110,68 +110,60 @@ def runner(shared: Shared, index: int) -> Callable[[Any], None]:
     A closure, since everything that it needs is then a local: this is the path of every call.
     """
     encoder = codec.Encoder(shared.table)
-    page, plans, channel, head_size = shared.page, Plans(encoder.takes_atoms), shared.channel, wire.CALL_HEAD.size
-    words, known = page.words, plans.known
-    begun, depth, done, began_at, running = page.entry_words(index)
-    unpack, decode, dumps, encode, now = wire.CALL_HEAD.unpack_from, pickle.loads, pickle.dumps, encoder.encode, time.monotonic_ns
-    write, pack, await_, count_sent = os.write, wire.REPLY_HEAD.pack, awaiter(), page.count_sent
-    calls = 0
+    plans, channel, head_size = Plans(encoder.takes_atoms), shared.channel, wire.CALL_HEAD.size
+    words, known, begun = shared.page.words, plans.known, shared.page.begun_at(index)
+    revoked = words[FIRST_REVOKE : FIRST_REVOKE + REVOKE_WORDS]
+    unpack, decode, encode = wire.CALL_HEAD.unpack_from, pickle.loads, encoder.encode
+    write, pack, await_, sent, value_kind, most = os.write, wire.PLAIN_REPLY.pack, awaiter(), WORKER_SENT, wire.REPLY, INLINE
+    fine = wire.VALUE
 
     def run(view: Any) -> None:
         """Runs a call and answers it, unless it was taken back."""
-        nonlocal calls
-        _, seq, _, _, place, block, length, count, plan_length = unpack(view)
-        # Before anything of the call is looked at, then the revoke word: see `Page.begin`.
+        seq, place, block, length, count, plan_length = unpack(view)
+        # Before anything of the call is looked at, then the revoke word: see `Page.begun_at`.
         words[begun] = seq
-        if words[FIRST_REVOKE + seq % REVOKE_WORDS] == seq:
+        if revoked[seq % REVOKE_WORDS] == seq:
             shared.send(wire.passed(seq, [block] if place else []))
             return
-        words[running] = seq
-        words[began_at] = now()
-        words[depth] = 1
-        ended, refs = wire.VALUE, ()
+        ended, refs = fine, ()
         try:
             if count:
                 raw, at = wire.read_plan(view, wire.read_released(view)[1])
             else:
                 at = head_size + plan_length
-                raw = bytes(view[head_size:at])
+                raw = view[head_size:at].tobytes()
             plan = known.get(raw) or plans.find(raw)
-            arguments = shared.large_arguments(block, length) if place else decode(view[at : at + length])
-            value = plan.run(arguments)
-            kind = type(value)
-            if kind in plan.atoms:
-                body = (dumps(value, 5),)
+            value = plan.run(shared.large_arguments(block, length) if place else decode(view[at : at + length]))
+            atom = plan.atoms.get(type(value))
+            if atom:
+                body = atom(value)
             else:
-                if kind is CoroutineType:
+                if type(value) is CoroutineType:
                     value = await_(value)
                 body, refs = encode(value, plan.want)
                 if len(refs) > wire.MOST_REFS:
                     shared.table.drop(refs)
                     refs = ()
                     raise errors.EncodeError(f"the result holds more than {wire.MOST_REFS} objects without a value")
+                body = body[0] if len(body) == 1 else body
         except BaseException as error:
             ended, body = failure(error)
         if shared.forked:
             os._exit(0)
-        released = shared.unused() if place else ()
-        if len(body) == 1:
-            (body,) = body
-            length = len(body)
+        if type(body) is bytes and not place and not refs and len(body) <= most:
+            write(channel, pack(value_kind, seq, ended, len(body)) + body)
+            words[sent] += 1
         else:
-            length = sum(map(len, body))
-            if length <= INLINE:
-                body = b"".join(body)
-        if length > INLINE or refs or released:
+            released = shared.unused() if place else ()
+            if type(body) is list:
+                length = sum(map(len, body))
+                if length <= INLINE:
+                    body = b"".join(body)
+            else:
+                length = len(body)
             reply(shared, seq, ended, body, length, refs, released)
-        else:
-            write(channel, pack(wire.REPLY, seq, ended, 0, 0, length, 0, 0) + body)
-        count_sent()
-        calls += 1
-        words[done] = calls
-        words[depth] = 0
         # What is idle must not keep the last call's values alive.
-        arguments = value = body = None
+        value = body = None
 
     return run
 
@@ -189,9 +181,10 @@ def reply(
             ended, body = wire.UNSENDABLE, pickle.dumps(f"a result of {length} bytes that has no room: {error!r}", 5)
             length, refs = len(body), ()
         else:
-            os.write(shared.channel, wire.reply(seq, ended, wire.BLOCK, block, length, released, refs))
+            shared.send(wire.reply(seq, ended, wire.BLOCK, block, length, released, refs))
             return
     os.writev(shared.channel, [wire.reply(seq, ended, wire.INLINE, 0, length, released, refs), body])
+    shared.page.count_sent()
 
 
 def awaiter() -> Callable[[Any], Any]:
@@ -217,13 +210,13 @@ CoroutineType = type(_sample)
 _sample.close()
 
 
-def failure(error: BaseException) -> tuple[int, list[bytes]]:
+def failure(error: BaseException) -> tuple[int, bytes]:
     """How a call ended that raised, and the body that says so."""
     if type(error) is errors.RefNotFound:
-        return wire.NO_SUCH_REF, [pickle.dumps(error.ref_id, 5)]
+        return wire.NO_SUCH_REF, pickle.dumps(error.ref_id, 5)
     if type(error) is errors.EncodeError:
-        return wire.UNSENDABLE, [pickle.dumps(str(error), 5)]
-    return wire.RAISED, [errors.describe(error)]
+        return wire.UNSENDABLE, pickle.dumps(str(error), 5)
+    return wire.RAISED, errors.describe(error)
 
 
 def serve(shared: Shared, run: Callable[[Any], None]) -> None:
@@ -231,16 +224,27 @@ def serve(shared: Shared, run: Callable[[Any], None]) -> None:
     buffer = bytearray(BUFFER)
     view, buffers = memoryview(buffer), [buffer]
     channel, readv, call, released = shared.channel, os.readv, wire.CALL, RELEASED
+    words, received = shared.page.words, 0
     while readv(channel, buffers):
         kind = buffer[0]
+        received += 1
         if kind == call:
             if buffer[released]:
                 shared.release(wire.read_released(view)[0])
             run(view)
+            if words[POLL_BUDGET]:
+                poll(words, received)
         elif kind == wire.FREE:
             free(shared, view)
         else:
             return
+
+
+def poll(words: memoryview, received: int) -> None:
+    """Waits for the next message as long as the host says: two that look for each other meet sooner."""
+    until = monotonic_ns() + words[POLL_BUDGET]
+    while words[HOST_SENT] <= received and monotonic_ns() < until:
+        pass
 
 
 def serve_threads(shared: Shared, concurrency: int) -> None:

@@ -12,7 +12,7 @@ import sys
 from functools import reduce
 from typing import Any, Callable
 
-from snakebridge_worker.kinds import ATOMS
+from snakebridge_worker.codec import ATOMS
 
 _U64 = struct.Struct("<Q")
 _U32 = struct.Struct("<I")
@@ -31,7 +31,7 @@ _Step = Callable[[Any, tuple, dict], Any]
 class Plan:
     """``run(body)`` makes the result; ``want`` says what the codec makes of it.
 
-    ``atoms`` are the types whose values are sent as the plain pickle of themselves.
+    ``atoms`` makes, by their type, the pickles of values that are sent as the plain pickle of themselves.
     """
 
     __slots__ = ("run", "want", "atoms")
@@ -39,7 +39,7 @@ class Plan:
     def __init__(self, run: Callable[[Any], Any], want: bytes) -> None:
         self.run = run
         self.want = want
-        self.atoms: frozenset[type] = frozenset()
+        self.atoms: dict[type, Callable[[Any], bytes]] = {}
 
 
 class Plans:

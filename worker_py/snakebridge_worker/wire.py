@@ -17,15 +17,17 @@ HELLO, START_FAILED, REPLY, PASSED = range(4)
 VALUE, RAISED, NO_SUCH_REF, UNSENDABLE = range(4)
 INLINE, BLOCK = range(2)
 
-# kind, seq, call, entry, place, block, length, released (a count), plan (a length): the layout of a
-# call that releases no block. With some, the plan's length stands behind them.
-CALL_HEAD = struct.Struct("<IQQIIIQQQ")
+# A call that releases no block: kind, seq, call, entry, place, block, length, released (a count), plan
+# (a length), of which the loop needs not all. With blocks the plan's length stands behind them.
+CALL_HEAD = struct.Struct("<4xQ12xIIQQQ")
 RELEASED_AT = CALL_HEAD.size - 16
 ENTRY_AT = 20
 _KIND_AND_COUNT = struct.Struct("<IQ")
 _COUNT = struct.Struct("<Q")
 # kind, seq, ended, place, block, length, released (a count), refs (a count)
 REPLY_HEAD = struct.Struct("<IQIIIQQQ")
+#: The same with an inline body and neither blocks nor refs: kind, seq, ended, length.
+PLAIN_REPLY = struct.Struct("<IQI8xQ16x")
 _HELLO = struct.Struct("<III")
 _START_FAILED = struct.Struct("<IIIQ")
 _PASSED = struct.Struct("<IQQ")
@@ -74,6 +76,8 @@ def passed(seq: int, released: list[int]) -> bytes:
 def reply(seq: int, ended: int, place: int, block: int, length: int, released: Sequence[int], refs: Sequence[int]) -> bytes:
     """The head of a reply; the inline body follows."""
     if not released and not refs:
+        if place == INLINE:
+            return PLAIN_REPLY.pack(REPLY, seq, ended, length)
         return REPLY_HEAD.pack(REPLY, seq, ended, place, block, length, 0, 0)
     count, ids = len(released), len(refs)
     return struct.pack(

@@ -14,14 +14,15 @@ use tokio::sync::oneshot;
 #[rtype(result = "()")]
 pub(crate) struct Submit {
     pub(crate) ticket: Ticket,
-    pub(crate) session: Addr<SessionActor>,
+    /// With its first call: whom to answer.
+    pub(crate) session: Option<Addr<SessionActor>>,
 }
 
 impl Handler<Submit> for PoolSupervisor {
     type Result = ();
 
     fn handle(&mut self, Submit { ticket, session }: Submit, ctx: &mut Context<Self>) {
-        if !self.sessions.contains_key(&ticket.session) {
+        if let Some(session) = session {
             self.sessions.insert(ticket.session.clone(), session);
         }
         self.rules.handle_ticket(ticket, Instant::now());

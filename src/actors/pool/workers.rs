@@ -4,6 +4,7 @@ use super::PoolSupervisor;
 use crate::actors::worker;
 use crate::id::{CallId, RefId, SessionKey, WorkerId};
 use actix::prelude::*;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// It takes calls.
@@ -107,6 +108,22 @@ impl Handler<Died> for PoolSupervisor {
     fn handle(&mut self, died: Died, ctx: &mut Context<Self>) {
         self.rules.handle_exit(&died.worker, died.cause, died.begun, Instant::now());
         self.perform(ctx);
+    }
+}
+
+/// The decoder has found that it writes what no worker of ours writes.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct DistrustWorker {
+    pub(crate) worker: WorkerId,
+    pub(crate) what: Arc<str>,
+}
+
+impl Handler<DistrustWorker> for PoolSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, DistrustWorker { worker, what }: DistrustWorker, _: &mut Context<Self>) {
+        self.order(&worker, worker::Distrust { what });
     }
 }
 

@@ -47,7 +47,7 @@ impl Handler<TakeBack> for WorkerActor {
     type Result = ();
 
     fn handle(&mut self, TakeBack { call }: TakeBack, _: &mut Context<Self>) {
-        self.lane.take_back(call, Instant::now());
+        self.lane.take_back(call);
         self.perform();
     }
 }

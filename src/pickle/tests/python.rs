@@ -1,7 +1,7 @@
 //! Each CPython there is, with the worker's codec loaded, behind one pair of pipes.
 
 use super::{typed, value_of};
-use crate::pickle::{shape_of, to_fragment};
+use crate::pickle::{to_fragment, want_of};
 use crate::python::interpreters;
 use crate::value::Value;
 use serde::de::DeserializeOwned;
@@ -58,7 +58,7 @@ impl Python {
 
     /// The expression as `extract::<T>()` returns it.
     pub(super) fn extract<T: DeserializeOwned + 'static>(&mut self, expression: &str) -> Result<T, String> {
-        let want = [&[3], &shape_of::<T>()[..]].concat();
+        let want = want_of::<T>();
         let body = self.ask(b'E', &want, expression.as_bytes())?;
         typed(&body).map_err(|error| match error {
             super::DecodeError::Convert(error) => error.to_string(),

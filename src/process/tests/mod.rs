@@ -6,6 +6,7 @@ mod hosts;
 mod lives;
 mod starts;
 
+use super::channel::First;
 use super::{Link, Zygote, ZygoteEvent, ZygoteEvents, ZygoteSpec};
 use crate::config::PoolConfig;
 use crate::id::WorkerId;
@@ -188,8 +189,9 @@ async fn ask(link: &mut Link, code: &str) -> String {
 /// The next message; `None` at the end.
 async fn heard(link: &mut Link) -> Option<String> {
     let mut buffer = vec![0; super::MESSAGE_LIMIT];
-    let length =
-        soon(std::future::poll_fn(|cx| link.channel.poll_recv(cx, &mut buffer, false))).await.expect("a message");
+    let length = soon(std::future::poll_fn(|cx| link.channel.poll_recv(cx, &mut buffer, First::WhenReady, false)))
+        .await
+        .expect("a message");
     let text = String::from_utf8_lossy(&buffer[..length]);
     text.strip_prefix('=').map(str::to_owned)
 }

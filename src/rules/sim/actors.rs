@@ -187,14 +187,14 @@ impl World {
             Message::Request(call) => {
                 let record = &self.witness.calls[&call];
                 let session = SessionKey::new("s".into(), record.session);
-                match actor.lane.handle_granted(call, session, record.deadline, record.timeout, now) {
+                match actor.lane.handle_granted(call, session, record.deadline, record.timeout) {
                     Some(Sent { seq, entry }) => {
                         self.post(Mailbox::ToProcess(worker.clone()), Message::Run { seq, entry, call });
                     }
                     None => reach::hit("take-back before its request".into()),
                 }
             }
-            Message::TakeBack(call) => actor.lane.take_back(call, now),
+            Message::TakeBack(call) => actor.lane.take_back(call),
             Message::DropTakeBack(call) => {
                 reach::hit("take-back of a call that is over".into());
                 actor.lane.drop_take_back(call);
@@ -209,7 +209,7 @@ impl World {
             Message::Spawned => self.on_spawned(worker),
             Message::Reply { seq, refs } => self.on_reply(worker, seq, refs),
             Message::Pass { seq } => {
-                actor.lane.handle_passed(seq, now).expect("the process keeps the protocol");
+                actor.lane.handle_passed(seq).expect("the process keeps the protocol");
             }
             Message::Gone => self.on_gone(worker),
             other => panic!("{other:?} is not for a worker"),
@@ -240,7 +240,7 @@ impl World {
     /// The pool first, then the catalogue, then the caller.
     fn on_reply(&mut self, worker: &WorkerId, seq: u64, refs: Vec<RefId>) {
         let actor = self.workers.get_mut(worker).expect("it was just told");
-        let replied = actor.lane.handle_reply(seq, self.now).expect("the process keeps the protocol");
+        let replied = actor.lane.handle_reply(seq).expect("the process keeps the protocol");
         self.post(Mailbox::Pool, Message::LeaseOver(replied.call, refs.len()));
         if !refs.is_empty() {
             self.post(Mailbox::Registry, Message::Made(replied.session.clone(), worker.clone(), refs.clone()));
