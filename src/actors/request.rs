@@ -7,7 +7,7 @@ use crate::config::Affinity;
 use crate::error::{Error, Ran, Result};
 use crate::id::{CallId, PoolName, RefId, WorkerId};
 use crate::pickle::{Budget, DecodeError};
-use crate::rules::pool::Ticket;
+use crate::rules::pool::{Purpose, Ticket};
 use crate::value::{PyRef, RefOwner, RefSource};
 use actix::Addr;
 use std::cell::RefCell;
@@ -22,6 +22,7 @@ pub(crate) struct Request {
     pub(crate) call: CallId,
     pub(crate) pool: PoolName,
     pub(crate) pool_addr: Addr<PoolSupervisor>,
+    pub(crate) purpose: Purpose,
     pub(crate) affinity: Option<Affinity>,
     /// The worker that holds the refs which the call carries.
     pub(crate) pinned_to: Option<WorkerId>,
@@ -43,6 +44,7 @@ impl Request {
         Ticket {
             call: self.call,
             session: self.hold.key().clone(),
+            purpose: self.purpose,
             affinity: self.affinity,
             pinned_to: self.pinned_to.clone(),
             deadline: self.deadline,

@@ -14,6 +14,7 @@ use crate::id::{CallId, PoolName, SessionId};
 use crate::pickle::{self, Budget, DecodeError, Fragment};
 use crate::process::LARGEST_BODY;
 use crate::rules::address::{RefAddress, address};
+use crate::rules::pool::Purpose;
 use crate::value::{PyRef, RefSource, Value};
 use crate::wire::{Plan, Step};
 use serde::Serialize;
@@ -87,6 +88,7 @@ struct Draft {
     steps: Vec<(Step, Args)>,
     session: Option<SessionId>,
     pool: Option<PoolName>,
+    purpose: Purpose,
     affinity: Option<Affinity>,
     timeout: Option<Duration>,
     queue_timeout: Option<Duration>,
@@ -395,6 +397,7 @@ impl Call<Value> {
             steps: vec![(step, args.into_args())],
             session: None,
             pool: None,
+            purpose: Purpose::Call,
             affinity: None,
             timeout: None,
             queue_timeout: None,
@@ -435,7 +438,7 @@ impl<R> fmt::Debug for Call<R> {
 impl Draft {
     /// Sends the call on its way.
     fn submit(self, want: &Want) -> Result<Waiting> {
-        let Self { origin, receiver, mut steps, session, pool, affinity, timeout, queue_timeout } = self;
+        let Self { origin, receiver, mut steps, session, pool, purpose, affinity, timeout, queue_timeout } = self;
         let life = Arc::clone(origin.life());
         let core = &life.core;
         if let Some(error) = steps.iter_mut().find_map(|(_, args)| args.error.take()) {
@@ -483,6 +486,7 @@ impl Draft {
             call,
             pool: address.pool,
             pool_addr: pool.addr.clone(),
+            purpose,
             affinity,
             pinned_to: address.pinned_to,
             deadline: timeout.map(|timeout| Instant::now() + bounded(timeout)),

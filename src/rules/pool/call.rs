@@ -1,7 +1,7 @@
 //! One call, from its ticket until it is over or refused.
 
 use super::session::Sid;
-use super::ticket::Refusal;
+use super::ticket::{Purpose, Refusal};
 use super::worker::Place;
 use crate::config::Affinity;
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(super) struct Call {
     pub(super) sid: Sid,
+    pub(super) purpose: Purpose,
     pub(super) affinity: Affinity,
     /// The worker that holds its refs.
     pub(super) pinned_to: Option<Place>,
@@ -73,7 +74,12 @@ impl Call {
 
     /// It keeps the order of submission and never overlaps another of its session.
     pub(super) fn is_in_line(&self) -> bool {
-        self.affinity == Affinity::StrictQueue
+        self.affinity == Affinity::StrictQueue || self.is_continuing()
+    }
+
+    /// It waits its turn whatever its affinity, takes no place in the queue, and no taint turns it away.
+    pub(super) fn is_continuing(&self) -> bool {
+        self.purpose == Purpose::Continuing
     }
 
     pub(super) fn lease(&self) -> Option<&Lease> {

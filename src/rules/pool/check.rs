@@ -2,7 +2,7 @@
 
 use super::call::{Stage, TakeBack, Target};
 use super::session::Sid;
-use super::{Pool, Worker};
+use super::{Pool, Purpose, Worker};
 use crate::id::{CallId, SessionKey, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -52,14 +52,15 @@ impl Pool {
                 Stage::Waiting(target) => {
                     let line = self.sessions[&call.sid].line(*target).expect("a waiting call has its line");
                     assert!(line.calls.contains(id), "{id} waits in no line");
-                    assert!(call.timer.is_some(), "{id} waits for ever");
+                    assert!(call.timer.is_some() || call.is_continuing(), "{id} waits for ever");
+                    assert_ne!(call.purpose, Purpose::Opening, "{id} opens a stream and never waits");
                 }
                 Stage::Running(lease) | Stage::Ahead(lease) => {
                     let worker = self.workers.get(&lease.place).expect("a lease is of a worker that lives");
                     assert_eq!(worker.leases.iter().filter(|open| *open == id).count(), 1, "{id}");
                 }
             }
-            if matches!(call.stage, Stage::Waiting(_) | Stage::Ahead(_)) {
+            if matches!(call.stage, Stage::Waiting(_) | Stage::Ahead(_)) && !call.is_continuing() {
                 places += 1;
                 bytes += call.bytes;
             }
@@ -115,7 +116,7 @@ impl Pool {
                 assert!(self.sessions[sid].pins_at(*place) > 0, "pinned at {place:?}");
             }
             self.check_leases(worker);
-            if worker.is_open() && worker.has_room(self.rules.concurrency) {
+            if worker.keeps_state() && worker.has_room(self.rules.concurrency) {
                 assert!(worker.turns.is_empty(), "{place:?} has room for calls that wait for it");
                 assert!(!worker.is_open_to_all() || self.queue.any_turns.is_empty(), "{place:?} has room");
             }
@@ -174,6 +175,7 @@ fn the_pools_share_of_a_call() {
     let ticket = |call: u64, session: &SessionKey| Ticket {
         call: CallId(call),
         session: session.clone(),
+        purpose: Purpose::Call,
         affinity: None,
         pinned_to: None,
         deadline: None,

@@ -73,16 +73,20 @@ impl Pool {
 
     /// Takes all that wait for the worker out of their lines, in the order of tickets.
     pub(super) fn leave_lines_for(&mut self, place: Place) -> Vec<CallId> {
-        if self.workers.get(&place).is_none_or(|worker| worker.waiting == 0) {
-            return Vec::new();
-        }
-        let waits = |stage: &Stage| matches!(stage, Stage::Waiting(Target::Worker(at)) if *at == place);
-        let waiting: Vec<CallId> =
-            self.calls.iter().filter(|(_, call)| waits(&call.stage)).map(|(id, _)| *id).collect();
+        let waiting = self.waiting_for(place);
         for id in &waiting {
             self.leave_line(*id);
         }
         waiting
+    }
+
+    /// All that wait for the worker, in the order of tickets.
+    pub(super) fn waiting_for(&self, place: Place) -> Vec<CallId> {
+        if self.workers.get(&place).is_none_or(|worker| worker.waiting == 0) {
+            return Vec::new();
+        }
+        let waits = |stage: &Stage| matches!(stage, Stage::Waiting(Target::Worker(at)) if *at == place);
+        self.calls.iter().filter(|(_, call)| waits(&call.stage)).map(|(id, _)| *id).collect()
     }
 
     pub(super) fn note_exit(&mut self, place: Place, cause: Arc<str>) {

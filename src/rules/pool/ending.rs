@@ -23,7 +23,7 @@ impl Pool {
             // One whose request is still on its way there must not begin after the next one does
             // elsewhere; one that has begun finishes.
             let there = |id: &CallId| self.calls[id].lease().is_some_and(|lease| lease.place == home);
-            let strict = self.calls_of(sid, |call| call.is_in_line());
+            let strict = self.calls_of(sid, |call| call.is_in_line() && !call.is_continuing());
             for id in strict.into_iter().filter(there).collect::<Vec<_>>() {
                 self.take_back(id, Then::RouteAgain);
             }

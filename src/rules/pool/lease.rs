@@ -4,7 +4,7 @@ use super::Pool;
 use super::action::Action;
 use super::call::{Lease, Stage, TakeBack, Target, Then};
 use super::session::{self, Settling, Sid};
-use super::worker::{Place, State};
+use super::worker::Place;
 use crate::event::Fact;
 use crate::id::{CallId, SessionKey, WorkerId};
 use std::time::Instant;
@@ -113,7 +113,7 @@ impl Pool {
         let (sid, has_refs) = (call.sid, call.pinned_to.is_some());
         call.stage = stage;
         let worker = self.worker_mut(place);
-        let may_be_home = worker.state == State::Serving;
+        let may_be_home = worker.is_open_to_all();
         worker.handle_granted(id, now);
         let granted_to = worker.id.clone();
         let session = &self.sessions[&sid];

@@ -16,7 +16,7 @@
 //!
 //! After every step no worker has room while a call whose turn may come waits for it.
 //!
-//! Deliberately absent: streams, calls from inside callbacks, `on_home`, namespaces. All calls name
+//! Deliberately absent: calls from inside callbacks, `on_home`, namespaces. All calls name
 //! their worker with the generation, so nothing late is ever taken for something of the next one.
 
 mod action;
@@ -45,7 +45,7 @@ pub(crate) use action::Action;
 #[cfg(test)]
 pub(crate) use check::LineView;
 pub(crate) use observe::Standing;
-pub(crate) use ticket::{PoolRules, Refusal, Ticket};
+pub(crate) use ticket::{PoolRules, Purpose, Refusal, Ticket};
 
 use crate::config::OnWorkerLost;
 use crate::event::Fact;
@@ -124,6 +124,7 @@ impl Pool {
         self.sessions.entry(sid).or_insert_with(|| Session::new(ticket.session)).calls += 1;
         let call = Call {
             sid,
+            purpose: ticket.purpose,
             affinity: ticket.affinity.unwrap_or(self.rules.affinity),
             pinned_to: ticket.pinned_to.as_ref().map(Place::from),
             rehomes: on_lost == OnWorkerLost::Rehome,

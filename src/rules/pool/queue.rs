@@ -41,6 +41,9 @@ impl Pool {
         {
             return self.refuse(id, refusal);
         }
+        if self.calls[&id].is_continuing() {
+            return self.enqueue_continuing(id, target, now);
+        }
         if let Some(limit) = self.limit_reached(bytes) {
             match self.displaceable(sid, bytes) {
                 Some(displaced) => {
@@ -57,6 +60,18 @@ impl Pool {
         let queue_ends = *call.wait_ends.get_or_insert(now + call.queue_timeout);
         let ends = call.deadline.map_or(queue_ends, |deadline| deadline.min(queue_ends));
         self.set_wait_timer(id, ends);
+        if let Target::Worker(place) = target {
+            self.serve(place, now);
+        }
+    }
+
+    /// Without it what is open could neither go on nor end, so no limit refuses it: there is at most one
+    /// for each stream.
+    fn enqueue_continuing(&mut self, id: CallId, target: Target, now: Instant) {
+        self.join_line(id, target);
+        if let Some(deadline) = self.calls[&id].deadline {
+            self.set_wait_timer(id, deadline);
+        }
         if let Target::Worker(place) = target {
             self.serve(place, now);
         }
@@ -79,7 +94,8 @@ impl Pool {
         if self.sessions[&newcomer].waiting + 1 >= most {
             return None;
         }
-        let newest = self.sessions[&sid].lines.iter().filter_map(|line| line.calls.back()).max()?;
+        let calls = self.sessions[&sid].lines.iter().flat_map(|line| line.calls.iter());
+        let newest = calls.filter(|id| !self.calls[id].is_continuing()).max()?;
         let freed = self.calls[newest].bytes;
         let fits = self.queue.calls <= self.rules.max_queue_size
             && (self.queue.bytes - freed).saturating_add(bytes) <= self.rules.max_queue_bytes;
@@ -108,15 +124,18 @@ impl Pool {
 
     pub(super) fn give_place_back(&mut self, id: CallId) {
         let call = &self.calls[&id];
-        self.queue.calls -= 1;
-        self.queue.bytes -= call.bytes;
+        if !call.is_continuing() {
+            self.queue.calls -= 1;
+            self.queue.bytes -= call.bytes;
+        }
         self.unset_wait_timer(id);
     }
 
     /// The turn goes round: the worker takes calls as long as it has room for one whose turn it is.
     pub(super) fn serve(&mut self, place: Place, now: Instant) {
         loop {
-            let Some(worker) = self.workers.get(&place).filter(|worker| worker.is_open()) else { return };
+            // One that is tainted has turned away all but what goes on.
+            let Some(worker) = self.workers.get(&place).filter(|worker| worker.keeps_state()) else { return };
             let concurrency = self.rules.concurrency;
             let has_room = worker.has_room(concurrency);
             // With threads beside each other one cannot know which of them falls free first.

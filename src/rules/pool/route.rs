@@ -2,7 +2,7 @@
 
 use super::call::{Call, Stage, Target};
 use super::session::{self, Session, Sid};
-use super::ticket::Refusal;
+use super::ticket::{Purpose, Refusal};
 use super::worker::{Place, Worker};
 use super::{Phase, Pool};
 use crate::config::Affinity;
@@ -29,6 +29,10 @@ impl Pool {
             Choice::Grant(place) => {
                 self.grant(id, place, now);
                 self.serve(place, now);
+            }
+            Choice::Wait(_) if self.calls[&id].purpose == Purpose::Opening => {
+                let refusal = self.degraded_for_all().unwrap_or(Refusal::WorkerBusy);
+                self.refuse(id, refusal);
             }
             Choice::Wait(target) => self.enqueue(id, target, now),
             Choice::Refuse(refusal) => self.refuse(id, refusal),
@@ -87,7 +91,7 @@ impl Pool {
             reach!("refs, worker gone", call.affinity);
             return Choice::Refuse(Refusal::RefLost { worker: self.worker_id(place), cause: self.cause_of(place) });
         };
-        if worker.taint.is_some() {
+        if worker.taint.is_some() && !call.is_continuing() {
             reach!("refs, worker tainted", call.affinity);
             return Choice::Refuse(self.unavailable(place, worker));
         }
@@ -101,8 +105,8 @@ impl Pool {
         }
         reach!("refs, worker busy", call.affinity);
         match call.affinity {
-            Affinity::Hint | Affinity::StrictQueue => Choice::Wait(Target::Worker(place)),
-            Affinity::StrictFailFast => Choice::Refuse(Refusal::WorkerBusy),
+            Affinity::StrictFailFast if !call.is_continuing() => Choice::Refuse(Refusal::WorkerBusy),
+            Affinity::Hint | Affinity::StrictQueue | Affinity::StrictFailFast => Choice::Wait(Target::Worker(place)),
         }
     }
 

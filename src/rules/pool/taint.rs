@@ -5,7 +5,7 @@ use super::timer::Timer;
 use super::worker::{Place, State, Taint};
 use super::{Pool, UnknownWorker};
 use crate::event::Fact;
-use crate::id::WorkerId;
+use crate::id::{CallId, WorkerId};
 use std::time::{Duration, Instant};
 
 impl Pool {
@@ -68,10 +68,12 @@ impl Pool {
     /// What waits for a worker that is tainted now, or was sent ahead to it.
     fn turn_away(&mut self, place: Place) {
         let refusal = self.unavailable(place, &self.workers[&place]);
-        for id in self.leave_lines_for(place) {
+        let goes = |pool: &Self, id: &CallId| !pool.calls[id].is_continuing();
+        for id in self.waiting_for(place).into_iter().filter(|id| goes(self, id)).collect::<Vec<_>>() {
+            self.leave_line(id);
             self.refuse(id, refusal.clone());
         }
-        for id in self.leases_ahead(place) {
+        for id in self.leases_ahead(place).into_iter().filter(|id| goes(self, id)).collect::<Vec<_>>() {
             let call = &self.calls[&id];
             let is_bound = call.is_strict() || call.pinned_to.is_some();
             self.take_back(id, if is_bound { Then::Refuse(refusal.clone()) } else { Then::RouteAgain });

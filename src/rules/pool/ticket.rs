@@ -49,11 +49,24 @@ impl From<&PoolConfig> for PoolRules {
     }
 }
 
+/// What a call is for, where that decides how it waits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    #[default]
+    Call,
+    /// Opens a stream: it never waits.
+    Opening,
+    /// Goes on with what its session has open in a worker, a batch of a stream or its close. It waits its
+    /// turn as a strict call does, takes no place in the queue, and a taint does not turn it away.
+    Continuing,
+}
+
 /// A call that wants a worker; its body stays with its session.
 #[derive(Clone, Debug)]
 pub(crate) struct Ticket {
     pub(crate) call: CallId,
     pub(crate) session: SessionKey,
+    pub(crate) purpose: Purpose,
     /// Of the call; else the pool's.
     pub(crate) affinity: Option<Affinity>,
     /// The worker that holds the refs which the call carries.

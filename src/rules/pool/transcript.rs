@@ -5,7 +5,7 @@
 //! each call that came to wait for something else than before.
 
 use super::call::{Stage, Target};
-use super::{Action, Place, Pool, PoolRules, Refusal, Ticket};
+use super::{Action, Place, Pool, PoolRules, Purpose, Refusal, Ticket};
 use crate::config::{Affinity, OnWorkerLost, PoolConfig};
 use crate::event::Fact;
 use crate::id::{CallId, SessionKey, WorkerId};
@@ -21,6 +21,7 @@ const FILES: &[(&str, &str)] = &[
     ("send_ahead.txt", include_str!("testdata/send_ahead.txt")),
     ("retiring.txt", include_str!("testdata/retiring.txt")),
     ("restarts.txt", include_str!("testdata/restarts.txt")),
+    ("streams.txt", include_str!("testdata/streams.txt")),
 ];
 
 /// Every cell of the routing table from the rows of refs on, and of the table of what happens. The
@@ -46,6 +47,7 @@ const ROWS: &[(&str, &[&str])] = &[
     ("reset", PLACES),
     ("release", PLACES),
     ("shutdown", PLACES),
+    ("opening, the home busy", AFFINITIES),
 ];
 const AFFINITIES: &[&str] = &["hint", "strict_queue", "strict_fail_fast"];
 const PLACES: &[&str] = &["waiting", "ahead", "running"];
@@ -200,6 +202,11 @@ impl Desk {
             Ticket {
                 call,
                 session,
+                purpose: match () {
+                    () if options.is_set("opening") => Purpose::Opening,
+                    () if options.is_set("continuing") => Purpose::Continuing,
+                    () => Purpose::Call,
+                },
                 affinity: options.affinity(),
                 pinned_to: options.value("refs").map(|text| worker(&text)),
                 deadline: timeout.map(|timeout| self.now + timeout),

@@ -79,11 +79,6 @@ impl Worker {
         }
     }
 
-    /// It takes calls that are bound to it, once it has room.
-    pub(super) fn is_open(&self) -> bool {
-        self.taint.is_none() && matches!(self.state, State::Serving | State::Retiring)
-    }
-
     /// It takes any call and may become a home, once it has room.
     pub(super) fn is_open_to_all(&self) -> bool {
         self.taint.is_none() && self.state == State::Serving

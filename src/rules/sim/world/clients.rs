@@ -1,10 +1,10 @@
 //! What the users of a simulated world do: sessions, calls, refs, and giving up.
 
 use super::{Mailbox, Message, World, micros};
-use crate::config::OnWorkerLost;
+use crate::config::{Affinity, OnWorkerLost};
 use crate::event::EndReason;
 use crate::id::{CallId, RefId, SessionKey, WorkerId};
-use crate::rules::pool::Ticket;
+use crate::rules::pool::{Purpose, Ticket};
 use crate::rules::sim::actors::SessionActor;
 use crate::rules::sim::witness::{Outcome, Record};
 
@@ -77,15 +77,30 @@ impl World {
             if self.random.one_in(3) { self.random.pick(&user.refs).map(|(_, at)| at.clone()) } else { None };
         user.open += 1;
         let key = user.key.clone();
+        let purpose = match &pinned_to {
+            Some(_) if self.random.one_in(3) => Purpose::Continuing,
+            _ if self.random.one_in(6) => Purpose::Opening,
+            _ => Purpose::Call,
+        };
         self.sessions.handle_held(&key);
         let timeout = (self.faults.deadlines && self.random.one_in(3)).then(|| micros(self.random.below(10_000)));
         let deadline = timeout.map(|timeout| self.now + timeout);
-        let record =
-            Record { session, affinity, pinned_to: pinned_to.clone(), deadline, timeout, outcome: None, ran_at: None };
+        // It waits its turn as a strict call does, whatever was asked for.
+        let waits_as = if purpose == Purpose::Continuing { Affinity::StrictQueue } else { affinity };
+        let record = Record {
+            session,
+            affinity: waits_as,
+            pinned_to: pinned_to.clone(),
+            deadline,
+            timeout,
+            outcome: None,
+            ran_at: None,
+        };
         self.witness.calls.insert(call, record);
         let ticket = Ticket {
             call,
             session: key,
+            purpose,
             affinity: Some(affinity),
             pinned_to,
             deadline,
