@@ -11,7 +11,7 @@ use crate::actors::session::{self, GiveUp};
 use crate::config::{Affinity, SessionOptions, bounded};
 use crate::error::{ConvertError, Error, Ran, Result};
 use crate::id::{CallId, PoolName, SessionId};
-use crate::pickle::{self, Budget, DecodeError, Fragment};
+use crate::pickle::{self, Batch, Budget, DecodeError, Fragment};
 use crate::process::LARGEST_BODY;
 use crate::rules::address::{RefAddress, address};
 use crate::rules::pool::Purpose;
@@ -306,6 +306,35 @@ impl<R> Call<R> {
     /// ```
     pub fn call_with(self, args: impl IntoArgs) -> Call {
         self.then(Step::Call, args)
+    }
+
+    /// The call that opens a stream over the result, and the timeout that was set.
+    pub(super) fn opening(mut self) -> (CallFuture<PyRef>, Option<Duration>) {
+        self.draft().purpose = Purpose::Opening;
+        let timeout = self.draft().timeout;
+        (self.then(Step::Stream, ()).into_ref(), timeout)
+    }
+
+    /// It goes on with what its session has open in a worker.
+    pub(super) fn continuing(mut self) -> Self {
+        self.draft().purpose = Purpose::Continuing;
+        self
+    }
+
+    /// The next batch of a stream.
+    pub(super) fn batch<T: DeserializeOwned + Send + 'static>(self) -> CallFuture<Batch<T>> {
+        let want = Want::Shaped(pickle::want_of_batch::<T>());
+        CallFuture::new(self.into_draft(), Finish { want, decode: pickle::decode_batch::<T> })
+    }
+
+    /// Makes the call though nobody waits for it.
+    pub(super) fn detach(mut self) {
+        let life = Arc::clone(self.draft().origin.life());
+        let call = self.discard();
+        // With its thread the bridge has gone, and with that what the call was for.
+        let _spawned = life.core.arbiter.spawn(async move {
+            let _outcome = call.await;
+        });
     }
 
     /// Converts the result into any type that serde can deserialise.

@@ -6,9 +6,11 @@ mod builder;
 mod call;
 mod pyref;
 mod session;
+mod stream;
 
 pub use args::{Args, IntoArgs};
 pub use bridge::{SnakeBridge, WeakBridge};
 pub use builder::Builder;
 pub use call::{Call, CallFuture};
 pub use session::Session;
+pub use stream::PyStream;

@@ -15,7 +15,7 @@ impl PyRef {
         Arc::clone(self.owner()).as_any().downcast().expect("every ref of a bridge is owned by the hold of its session")
     }
 
-    fn step(&self, step: Step, args: impl IntoArgs) -> Call {
+    pub(super) fn step(&self, step: Step, args: impl IntoArgs) -> Call {
         Call::on(self.clone(), self.hold(), step, args)
     }
 

@@ -54,6 +54,7 @@ pub struct PoolConfig {
     pub(crate) on_worker_lost: OnWorkerLost,
     pub(crate) restart_budget: Option<(usize, Duration)>,
     pub(crate) restart_backoff: (Duration, Duration),
+    pub(crate) stream_credit: (usize, usize),
     /// Test only: workers do not arm their lifeline, so that the fall-back has to do.
     pub(crate) without_lifeline: bool,
 }
@@ -84,8 +85,16 @@ impl PoolConfig {
             on_worker_lost: OnWorkerLost::Unavailable,
             restart_budget: None,
             restart_backoff: (Duration::from_millis(50), Duration::from_secs(5)),
+            stream_credit: (1_024, 4 << 20),
             without_lifeline: false,
         }
+    }
+
+    /// How far a stream may run ahead of its reader: so many items, and about so many bytes of them, whichever
+    /// is first, and always one item. Default: 1,024 items, 4 MiB.
+    pub fn stream_credit(mut self, items: usize, bytes: usize) -> Self {
+        self.stream_credit = (items, bytes);
+        self
     }
 
     /// How many workers. Default: the number of cores.

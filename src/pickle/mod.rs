@@ -26,10 +26,11 @@ pub(crate) use self::{
     shape::want_of,
 };
 
-use crate::error::{ConvertError, Error, Ran};
+use crate::error::{ConvertError, Error, PythonError, Ran};
 use crate::id::WorkerId;
-use crate::value::{self, RefSource, Value};
+use crate::value::{self, Bytes, RefSource, Tree, Value, View};
 use serde::de::DeserializeOwned;
+use std::sync::Arc;
 
 /// Why a body has no value for who asked.
 #[derive(Debug)]
@@ -78,6 +79,50 @@ impl DecodeError {
 pub(crate) fn decode<T: DeserializeOwned>(body: &[u8], refs: &RefSource, budget: &Budget) -> Result<T, DecodeError> {
     let (nodes, root) = parse::parse(body, Some(refs), budget)?;
     value::from_tree(nodes.root(root)).map_err(|error| DecodeError::Convert(error.into_convert(Ran::Yes)))
+}
+
+/// Items of a stream, and how their batch ends.
+pub(crate) struct Batch<T> {
+    pub(crate) items: Vec<Result<T, ConvertError>>,
+    pub(crate) end: BatchEnd,
+    /// How long its body was.
+    pub(crate) bytes: usize,
+}
+
+/// How a batch ends.
+pub(crate) enum BatchEnd {
+    More,
+    End,
+    Raised(PythonError),
+}
+
+/// What a worker is asked for where a batch of such items is wanted.
+pub(crate) fn want_of_batch<T: DeserializeOwned + 'static>() -> Arc<[u8]> {
+    want_of::<(Vec<T>, Option<Bytes>)>()
+}
+
+/// Reads a batch; an item that does not fit is an error in its place.
+///
+/// # Errors
+/// As [`decode`], but `Convert`.
+pub(crate) fn decode_batch<T: DeserializeOwned>(
+    body: &[u8],
+    refs: &RefSource,
+    budget: &Budget,
+) -> Result<Batch<T>, DecodeError> {
+    let (nodes, root) = parse::parse(body, Some(refs), budget)?;
+    let no_batch = || DecodeError::malformed("a batch that is none");
+    let View::Seq(_, mut pair) = nodes.root(root).view() else { return Err(no_batch()) };
+    let (Some(items), Some(end), None) = (pair.next(), pair.next(), pair.next()) else { return Err(no_batch()) };
+    let View::Seq(_, items) = items.view() else { return Err(no_batch()) };
+    let items = items.map(|item| value::from_tree(item).map_err(|error| error.into_convert(Ran::Yes))).collect();
+    let end = match end.view() {
+        View::None => BatchEnd::More,
+        View::Bytes([]) => BatchEnd::End,
+        View::Bytes(described) => BatchEnd::Raised(decode_error(described)?),
+        _ => return Err(no_batch()),
+    };
+    Ok(Batch { items, end, bytes: body.len() })
 }
 
 /// Reads plain data that holds no ref.

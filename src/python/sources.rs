@@ -20,6 +20,7 @@ const SOURCES: &[(&str, &str, &str)] = sources! {
     "snakebridge_worker.blocks": "snakebridge_worker/blocks.py",
     "snakebridge_worker.child": "snakebridge_worker/child.py",
     "snakebridge_worker.codec": "snakebridge_worker/codec.py",
+    "snakebridge_worker.coroutines": "snakebridge_worker/coroutines.py",
     "snakebridge_worker.errors": "snakebridge_worker/errors.py",
     "snakebridge_worker.kernel": "snakebridge_worker/kernel.py",
     "snakebridge_worker.kinds": "snakebridge_worker/kinds.py",
@@ -30,6 +31,7 @@ const SOURCES: &[(&str, &str, &str)] = sources! {
     "snakebridge_worker.refs": "snakebridge_worker/refs.py",
     "snakebridge_worker.shapes": "snakebridge_worker/shapes.py",
     "snakebridge_worker.start": "snakebridge_worker/start.py",
+    "snakebridge_worker.streams": "snakebridge_worker/streams.py",
     "snakebridge_worker.wire": "snakebridge_worker/wire.py",
     "snakebridge_worker.zygote": "snakebridge_worker/zygote.py",
 };

@@ -15,7 +15,7 @@ from unittest import mock
 sys.path.insert(0, sys.argv[1])
 
 import snakebridge_worker
-from snakebridge_worker import plans, wire
+from snakebridge_worker import plans, streams, wire
 
 
 def lines(writer: str) -> Iterator[tuple[bytes, str]]:
@@ -71,7 +71,7 @@ class GoldenMessages(unittest.TestCase):
         for message, said in [*lines("plan"), *lines("plan")]:
             with self.subTest(said):
                 plan = known.find(message)
-                names = {"run": plan.run, "want": plan.want, "box": Box(), "bag": {"b": 2}}
+                names = {"run": plan.run, "want": plan.want, "box": Box(), "bag": {"b": 2}, "streams": streams}
                 self.assertIs(eval(said, names), True)
 
     def test_every_module_can_be_imported(self) -> None:

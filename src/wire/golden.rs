@@ -181,6 +181,9 @@ fn plans() -> Vec<(bool, Vec<Step>, &'static [u8], &'static str)> {
         short(Step::Len, "run((bag,)) == 1"),
         short(Step::Str, "run((1.5,)) == '1.5'"),
         short(Step::Repr, r#"run(('a',)) == "'a'""#),
+        short(Step::Stream, "[*run(((1, 2),))._iterator] == [1, 2]"),
+        short(Step::Batch, "run((streams.Stream(iter('ab')), 1, 99)) == (['a'], None)"),
+        short(Step::Close, "run((streams.Stream(iter('ab')),)) is None"),
         long(vec![function("builtins", "round")], "run((None, [((1.26,), {'ndigits': 1})])) == 1.3"),
         long(
             vec![global("collections", "Counter"), Step::Call, method("most_common"), Step::GetItem, Step::Len],

@@ -46,6 +46,12 @@ pub(crate) enum Step {
     Str,
     /// `repr(object)`
     Repr,
+    /// an iteration over the object, for `Batch` and `Close`
+    Stream,
+    /// `args[0]` items of an iteration at most, or `args[1]` bytes, and how the batch ends
+    Batch,
+    /// the end of an iteration: its `finally` blocks run
+    Close,
 }
 
 impl Plan<'_> {

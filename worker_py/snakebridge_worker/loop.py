@@ -17,8 +17,9 @@ from functools import reduce
 from time import monotonic_ns
 from typing import Any, Callable, Sequence
 
-from snakebridge_worker import codec, errors, wire
+from snakebridge_worker import codec, coroutines, errors, streams, wire
 from snakebridge_worker.blocks import Incoming, Outgoing
+from snakebridge_worker.coroutines import CoroutineType
 from snakebridge_worker.page import FIRST_REVOKE, HOST_SENT, POLL_BUDGET, REVOKE_WORDS, WORKER_SENT, Page
 from snakebridge_worker.plans import Plans
 from snakebridge_worker.refs import RefTable
@@ -114,7 +115,7 @@ def runner(shared: Shared, index: int) -> Callable[[Any], None]:
     words, known, begun = shared.page.words, plans.known, shared.page.begun_at(index)
     revoked = words[FIRST_REVOKE : FIRST_REVOKE + REVOKE_WORDS]
     unpack, decode, encode = wire.CALL_HEAD.unpack_from, pickle.loads, encoder.encode
-    write, pack, await_, sent, value_kind, most = os.write, wire.PLAIN_REPLY.pack, awaiter(), WORKER_SENT, wire.REPLY, INLINE
+    write, pack, sent, value_kind, most = os.write, wire.PLAIN_REPLY.pack, WORKER_SENT, wire.REPLY, INLINE
     fine = wire.VALUE
 
     def run(view: Any) -> None:
@@ -139,8 +140,13 @@ def runner(shared: Shared, index: int) -> Callable[[Any], None]:
                 body = atom(value)
             else:
                 if type(value) is CoroutineType:
-                    value = await_(value)
-                body, refs = encode(value, plan.want)
+                    value = coroutines.run(value)
+                try:
+                    body, refs = encode(value, plan.want)
+                except BaseException as error:
+                    if not plan.is_batch:
+                        raise
+                    body, refs = streams.salvage(encode, shared.table.drop, value, plan.want, error)
                 if len(refs) > wire.MOST_REFS:
                     shared.table.drop(refs)
                     refs = ()
@@ -185,29 +191,6 @@ def reply(
             return
     os.writev(shared.channel, [wire.reply(seq, ended, wire.INLINE, 0, length, released, refs), body])
     shared.page.count_sent()
-
-
-def awaiter() -> Callable[[Any], Any]:
-    """Makes the function that runs a coroutine to its end, on an event loop of its own."""
-    event_loop = None
-
-    def await_(coroutine: Any) -> Any:
-        nonlocal event_loop
-        if event_loop is None:
-            import asyncio
-
-            event_loop = asyncio.new_event_loop()
-        return event_loop.run_until_complete(coroutine)
-
-    return await_
-
-
-async def _coroutine() -> None: ...
-
-
-_sample = _coroutine()
-CoroutineType = type(_sample)
-_sample.close()
 
 
 def failure(error: BaseException) -> tuple[int, bytes]:

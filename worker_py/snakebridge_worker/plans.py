@@ -12,6 +12,7 @@ import sys
 from functools import reduce
 from typing import Any, Callable
 
+from snakebridge_worker import streams
 from snakebridge_worker.codec import ATOMS
 
 _U64 = struct.Struct("<Q")
@@ -21,6 +22,7 @@ _U32 = struct.Struct("<I")
 MOST_PLANS = 4096
 
 FUNCTION, GLOBAL, MODULE, ITSELF, CALL, METHOD, GETATTR, SETATTR, GETITEM, SETITEM, DELITEM, LEN, STR, REPR = range(14)
+STREAM, BATCH, CLOSE = range(14, 17)
 #: How many texts follow a step's kind; none for those that are not here.
 _TEXTS = {FUNCTION: 2, GLOBAL: 2, MODULE: 1, METHOD: 1, GETATTR: 1, SETATTR: 1}
 
@@ -34,11 +36,12 @@ class Plan:
     ``atoms`` makes, by their type, the pickles of values that are sent as the plain pickle of themselves.
     """
 
-    __slots__ = ("run", "want", "atoms")
+    __slots__ = ("run", "want", "is_batch", "atoms")
 
-    def __init__(self, run: Callable[[Any], Any], want: bytes) -> None:
+    def __init__(self, run: Callable[[Any], Any], want: bytes, is_batch: bool = False) -> None:
         self.run = run
         self.want = want
+        self.is_batch = is_batch
         self.atoms: dict[type, Callable[[Any], bytes]] = {}
 
 
@@ -82,7 +85,7 @@ def parse(raw: bytes) -> Plan:
     if long:
         compiled = [_step(*step) for step in steps]
         return Plan(lambda body: _run_long(compiled, body), want)
-    return Plan(_short(*steps[0]), want)
+    return Plan(_short(*steps[0]), want, steps[0][0] == BATCH)
 
 
 def _bytes(raw: bytes, at: int) -> tuple[bytes, int]:
@@ -184,4 +187,7 @@ _OPERATIONS: dict[int, _Step] = {
     LEN: lambda target, *_: len(target),
     STR: lambda target, *_: str(target),
     REPR: lambda target, *_: repr(target),
+    STREAM: lambda target, *_: streams.open_stream(target),
+    BATCH: lambda target, args, _: target.batch(*args),
+    CLOSE: lambda target, *_: target.close(),
 }
