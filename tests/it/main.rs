@@ -10,4 +10,5 @@ mod input;
 mod queue;
 mod reference;
 mod sessions;
+mod streams;
 mod supervision;

@@ -1,0 +1,103 @@
+"""Iterations that the integration tests drive."""
+
+import os
+import sys
+import time
+
+import bridge_helpers
+
+made = 0
+closed = []
+
+
+def numbers(most=None):
+    """Counts what it makes; says when it was closed."""
+    global made
+    made = 0
+    try:
+        n = 0
+        while most is None or n < most:
+            made += 1
+            yield n
+            n += 1
+    finally:
+        closed.append(n)
+
+
+def made_so_far():
+    return made
+
+
+def closings():
+    return list(closed)
+
+
+def slow(seconds, most):
+    for n in range(most):
+        time.sleep(seconds)
+        yield n
+
+
+def fails_after(good):
+    yield from range(good)
+    raise LookupError(f"after {good}")
+
+
+def one_of_them(value):
+    yield 1
+    yield value
+    yield 3
+
+
+def unsendable():
+    deep = []
+    for _ in range(5000):
+        deep = [deep]
+    yield 1
+    yield 2
+    yield deep
+    yield 4
+
+
+def objects(count):
+    for _ in range(count):
+        yield bridge_helpers.Tracked()
+
+
+def blocks(size, count):
+    for _ in range(count):
+        yield b"x" * size
+
+
+def dies_after(good):
+    yield from range(good)
+    os._exit(7)
+
+
+def held(gate):
+    yield 1
+    bridge_helpers.hold(gate)
+    yield 2
+
+
+async def ticks(count):
+    import asyncio
+
+    try:
+        for n in range(count):
+            await asyncio.sleep(0)
+            yield n
+    finally:
+        await asyncio.sleep(0)
+        closed.append(f"ticks {count}")
+
+
+async def listed():
+    return [1, 2]
+
+
+def stubborn():
+    try:
+        yield 1
+    finally:
+        time.sleep(600)
