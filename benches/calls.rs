@@ -3,6 +3,7 @@
 //! `cargo bench --bench calls` prints one JSON line per row, with all processes on one core and then
 //! on as many as there are. Times of this kind drift with the machine: compare rows of one run.
 
+use futures::StreamExt;
 use futures::future::join_all;
 use serde_json::{Map, json};
 use serde_pickle::{DeOptions, SerOptions};
@@ -175,6 +176,7 @@ async fn lock_step(calls: usize) {
 async fn bridge(peer: &'static str, cores: &'static str, builder: snakebridge::Builder) {
     let py = builder
         .pool(PoolConfig::new("default").size(2).affinity(Affinity::StrictQueue).max_queue_size(100_000))
+        .pool(PoolConfig::new("single").size(1).affinity(Affinity::StrictQueue))
         .start()
         .await
         .expect("the bridge starts");
@@ -230,6 +232,30 @@ async fn bridge(peer: &'static str, cores: &'static str, builder: snakebridge::B
         assert_eq!(back.len(), megabyte.len());
     }
     figures.insert("echo_1mb_us".into(), micros(laps.p50()));
+    const ITEMS: u64 = 1_000_000;
+    let begin = Instant::now();
+    let mut items = session.call("builtins", "range", (ITEMS,)).stream::<u64>().await.expect("a stream");
+    let mut count = 0;
+    while let Some(item) = items.next().await {
+        assert_eq!(item.expect("an item"), count);
+        count += 1;
+    }
+    assert_eq!(count, ITEMS);
+    figures.insert("stream_per_s".into(), json!((ITEMS as f64 / begin.elapsed().as_secs_f64()).round()));
+
+    // How long others wait for a worker that an endless stream uses.
+    let endless = session.call("itertools", "count", ()).pool("single").stream::<u64>();
+    let mut endless = endless.await.expect("a stream");
+    let reader = actix_rt::spawn(async move { while endless.next().await.is_some() {} });
+    let beside = py.session("beside");
+    let mut laps = Laps::default();
+    for _ in 0..500 {
+        let lap = Instant::now();
+        beside.call("math", "sqrt", (16,)).pool("single").extract::<f64>().await.expect("a call");
+        laps.0.push(lap.elapsed());
+    }
+    reader.abort();
+    figures.insert("beside_stream_p99_us".into(), micros(laps.at(99)));
     row(peer, cores, figures);
     py.shutdown().await.expect("the bridge stops");
 }
