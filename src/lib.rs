@@ -19,7 +19,7 @@ mod wire;
 
 pub use actors::pool::{PoolReport, PoolStatus, PoolSupervisor};
 pub use actors::session::{SessionActor, SessionReport, SessionStatus};
-pub use api::{Args, Builder, Call, CallFuture, IntoArgs, PyStream, Session, SnakeBridge, WeakBridge};
+pub use api::{Args, Builder, Call, CallFuture, Guard, IntoArgs, PyStream, Session, SnakeBridge, WeakBridge};
 pub use config::{Affinity, Config, LogLevel, OnWorkerLost, PoolConfig, SessionOptions, StartMethod};
 pub use error::{ConvertError, Crash, Error, Frame, PythonError, Ran, Result};
 pub use event::{EndReason, Event, Fact};

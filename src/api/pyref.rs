@@ -19,6 +19,19 @@ impl PyRef {
         Call::on(self.clone(), self.hold(), step, args)
     }
 
+    /// Has Python end what is open in the object; nobody waits for it. It is given `cancel_grace`.
+    pub(super) fn finish(self, hold: Arc<Hold>, end: Step) {
+        let core = &hold.life.core;
+        // With its session or its worker it ends anyway.
+        if hold.state.has_ended() || core.is_stopping() {
+            return;
+        }
+        if let Ok(pool) = core.pool(self.pool()) {
+            let grace = pool.config.cancel_grace;
+            Call::on(self, hold, end, ()).continuing().timeout(grace).detach();
+        }
+    }
+
     /// Calls the object itself.
     ///
     /// ```

@@ -2,7 +2,6 @@
 
 use super::call::{Call, CallFuture};
 use crate::actors::hold::Hold;
-use crate::config::bounded;
 use crate::error::{Crash, Error, Ran, Result};
 use crate::id::WorkerId;
 use crate::pickle::{Batch, BatchEnd};
@@ -129,15 +128,9 @@ impl<T: DeserializeOwned + Send + 'static> Source<T> {
 impl<T> Source<T> {
     /// Has Python close what is not at its end. Nobody waits for it.
     fn close(mut self) {
+        // Given up before its end is asked for, so that it does not hold that up.
         self.fetching = None;
-        let core = &self.hold.life.core;
-        if self.hold.state.has_ended() || core.is_stopping() {
-            return;
-        }
-        let Ok(pool) = core.pool(self.handle.pool()) else { return };
-        let grace = bounded(pool.config.cancel_grace);
-        let close = Call::on(self.handle.clone(), Arc::clone(&self.hold), Step::Close, ()).continuing();
-        close.timeout(grace).detach();
+        self.handle.finish(self.hold, Step::Close);
     }
 }
 
@@ -213,13 +206,13 @@ impl<R> Call<R> {
     /// use futures::{StreamExt, TryStreamExt};
     ///
     /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
-    /// let mut numbers = py.call("itertools", "count", (1,)).stream::<u64>().await?;
-    /// assert_eq!(numbers.next().await.transpose()?, Some(1));
-    /// // Dropped: the generator is closed, and its worker free.
-    /// drop(numbers);
-    ///
     /// let letters = py.call("builtins", "iter", ("abc",)).stream::<char>().await?;
     /// assert_eq!(letters.try_collect::<Vec<_>>().await?, ['a', 'b', 'c']);
+    ///
+    /// let mut numbers = py.call("itertools", "count", (1,)).stream::<u64>().await?;
+    /// assert_eq!(numbers.next().await.transpose()?, Some(1));
+    /// // Dropped: the iterator is closed, and its worker free.
+    /// drop(numbers);
     /// # py.shutdown().await
     /// # }
     /// ```

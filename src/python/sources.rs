@@ -20,6 +20,7 @@ const SOURCES: &[(&str, &str, &str)] = sources! {
     "snakebridge_worker.blocks": "snakebridge_worker/blocks.py",
     "snakebridge_worker.child": "snakebridge_worker/child.py",
     "snakebridge_worker.codec": "snakebridge_worker/codec.py",
+    "snakebridge_worker.contexts": "snakebridge_worker/contexts.py",
     "snakebridge_worker.coroutines": "snakebridge_worker/coroutines.py",
     "snakebridge_worker.errors": "snakebridge_worker/errors.py",
     "snakebridge_worker.kernel": "snakebridge_worker/kernel.py",

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import pkgutil
 import sys
@@ -71,7 +72,7 @@ class GoldenMessages(unittest.TestCase):
         for message, said in [*lines("plan"), *lines("plan")]:
             with self.subTest(said):
                 plan = known.find(message)
-                names = {"run": plan.run, "want": plan.want, "box": Box(), "bag": {"b": 2}, "streams": streams}
+                names = {"run": plan.run, "want": plan.want, "box": Box(), "bag": {"b": 2}, "streams": streams, "contextlib": contextlib}
                 self.assertIs(eval(said, names), True)
 
     def test_every_module_can_be_imported(self) -> None:

@@ -183,6 +183,8 @@ fn plans() -> Vec<(bool, Vec<Step>, &'static [u8], &'static str)> {
         short(Step::Repr, r#"run(('a',)) == "'a'""#),
         short(Step::Stream, "[*run(((1, 2),))._iterator] == [1, 2]"),
         short(Step::Batch, "run((streams.Stream(iter('ab')), 1, 99)) == (['a'], None)"),
+        short(Step::Enter, "run((contextlib.nullcontext(7),)) == 7"),
+        short(Step::Exit, "run((contextlib.nullcontext(7),)) is None"),
         short(Step::Close, "run((streams.Stream(iter('ab')),)) is None"),
         long(vec![function("builtins", "round")], "run((None, [((1.26,), {'ndigits': 1})])) == 1.3"),
         long(

@@ -52,6 +52,10 @@ pub(crate) enum Step {
     Batch,
     /// the end of an iteration: its `finally` blocks run
     Close,
+    /// `object.__enter__()`, or else `await object.__aenter__()`
+    Enter,
+    /// `object.__exit__(None, None, None)`, or else `await object.__aexit__(None, None, None)`
+    Exit,
 }
 
 impl Plan<'_> {

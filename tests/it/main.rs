@@ -4,6 +4,7 @@
 mod support;
 
 mod adversity;
+mod contexts;
 mod endings;
 mod failures;
 mod input;

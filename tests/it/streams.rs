@@ -10,12 +10,12 @@ async fn opened<T: serde::de::DeserializeOwned + Send + 'static>(
     function: &str,
     args: impl snakebridge::IntoArgs,
 ) -> PyStream<T> {
-    within("an opening", py.call("stream_helpers", function, args).stream()).await.expect("a free worker")
+    within("an opening", py.call("open_helpers", function, args).stream()).await.expect("a free worker")
 }
 
 async fn ask<T: serde::de::DeserializeOwned + Send + 'static>(py: &SnakeBridge, function: &str) -> T {
     let session = py.session("asking");
-    within("an answer", session.call("stream_helpers", function, ()).extract()).await.expect("an answer")
+    within("an answer", session.call("open_helpers", function, ()).extract()).await.expect("an answer")
 }
 
 #[actix::test]
@@ -132,11 +132,11 @@ async fn an_opening_never_waits_also_under_strict_queue() {
     let (session, gate) = (py.session("a"), Gate::new());
     let held = tokio::spawn(session.call("bridge_helpers", "hold", (gate.path(),)).discard());
     gate.held().await;
-    let opening = session.call("stream_helpers", "numbers", (3,)).stream::<u32>();
+    let opening = session.call("open_helpers", "numbers", (3,)).stream::<u32>();
     assert_eq!(code(within("a refusal", opening).await), "worker_busy");
     gate.open();
     within("the held call", held).await.unwrap().unwrap();
-    let items = session.call("stream_helpers", "numbers", (3,)).stream::<u32>().await.unwrap();
+    let items = session.call("open_helpers", "numbers", (3,)).stream::<u32>().await.unwrap();
     assert_eq!(items.try_collect::<Vec<_>>().await.unwrap(), [0, 1, 2]);
     py.shutdown().await.unwrap();
 }
@@ -145,7 +145,7 @@ async fn an_opening_never_waits_also_under_strict_queue() {
 async fn a_loop_over_a_stream_calls_its_own_strict_session_for_each_item() {
     let py = start([pool("p", 1).affinity(Affinity::StrictQueue)]).await;
     let session = py.session("a");
-    let mut items = session.call("stream_helpers", "numbers", (300,)).stream::<u32>().await.unwrap();
+    let mut items = session.call("open_helpers", "numbers", (300,)).stream::<u32>().await.unwrap();
     let mut read = 0;
     while let Some(item) = within("an item", items.next()).await {
         let doubled: u32 =
@@ -206,7 +206,7 @@ async fn a_generator_that_does_not_let_itself_be_closed_is_ended_with_its_worker
 async fn the_end_of_its_session_ends_a_stream_with_cancelled() {
     let py = start([pool("p", 1)]).await;
     let session = py.session("a");
-    let mut items = session.call("stream_helpers", "numbers", ()).stream::<u64>().await.unwrap();
+    let mut items = session.call("open_helpers", "numbers", ()).stream::<u64>().await.unwrap();
     assert_eq!(items.next().await.unwrap().unwrap(), 0);
     within("a release", session.release()).await.unwrap();
     assert_eq!(items.next().await.unwrap().unwrap_err().code(), "cancelled");
@@ -231,7 +231,7 @@ async fn the_death_of_its_worker_ends_a_stream_with_worker_crashed() {
 
     // Between two batches: what it was running in is gone all the same.
     until("a new worker", || async { py.await_ready(SOON).await.is_ok() }).await;
-    let mut items = py.call("stream_helpers", "numbers", ()).stream::<u64>().await.unwrap();
+    let mut items = py.call("open_helpers", "numbers", ()).stream::<u64>().await.unwrap();
     assert_eq!(items.next().await.unwrap().unwrap(), 0);
     py.session("b").call("os", "_exit", (3,)).discard().await.unwrap_err();
     let error = loop {
@@ -248,7 +248,7 @@ async fn the_death_of_its_worker_ends_a_stream_with_worker_crashed() {
 async fn taint_and_reset_leave_open_streams() {
     let py = start([pool("p", 1)]).await;
     let session = py.session("a");
-    let mut items = session.call("stream_helpers", "numbers", (2_000,)).stream::<u64>().await.unwrap();
+    let mut items = session.call("open_helpers", "numbers", (2_000,)).stream::<u64>().await.unwrap();
     assert_eq!(items.next().await.unwrap().unwrap(), 0);
     py.taint(items.worker(), SOON, "a test").await.unwrap();
     session.reset().await.unwrap();
@@ -260,10 +260,10 @@ async fn taint_and_reset_leave_open_streams() {
 #[actix::test]
 async fn a_timeout_holds_for_each_wait() {
     let py = start([pool("p", 1).cancel_grace(Duration::from_millis(50))]).await;
-    let calm = py.call("stream_helpers", "slow", (0.05, 6)).timeout(SOON).stream::<u32>().await.unwrap();
+    let calm = py.call("open_helpers", "slow", (0.05, 6)).timeout(SOON).stream::<u32>().await.unwrap();
     assert_eq!(within("all items", calm.try_collect::<Vec<_>>()).await.unwrap().len(), 6);
     let gate = Gate::new();
-    let call = py.call("stream_helpers", "held", (gate.path(),)).timeout(Duration::from_millis(300));
+    let call = py.call("open_helpers", "held", (gate.path(),)).timeout(Duration::from_millis(300));
     let mut items = call.stream::<u32>().await.unwrap();
     assert_eq!(within("the first item", items.next()).await.unwrap().unwrap(), 1);
     assert_eq!(within("the end of a wait", items.next()).await.unwrap().unwrap_err().code(), "timeout");
@@ -275,7 +275,7 @@ async fn a_timeout_holds_for_each_wait() {
 #[actix::test]
 async fn a_worker_that_retires_stays_until_its_stream_has_ended() {
     let py = start([pool("p", 1)]).await;
-    let mut items = py.call("stream_helpers", "numbers", (2_000,)).stream::<u64>().await.unwrap();
+    let mut items = py.call("open_helpers", "numbers", (2_000,)).stream::<u64>().await.unwrap();
     assert_eq!(items.next().await.unwrap().unwrap(), 0);
     let old = items.worker().clone();
     py.restart_worker(&old).await.unwrap();
@@ -294,7 +294,7 @@ async fn many_streams_at_once_end_with_nothing_left() {
         let session = py.session(format!("s{n}"));
         async move {
             let function = if n % 2 == 0 { "numbers" } else { "ticks" };
-            let items = session.call("stream_helpers", function, (2_000,)).stream::<u32>().await.unwrap();
+            let items = session.call("open_helpers", function, (2_000,)).stream::<u32>().await.unwrap();
             items.try_collect::<Vec<_>>().await.unwrap()
         }
     });

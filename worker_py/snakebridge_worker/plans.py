@@ -12,7 +12,7 @@ import sys
 from functools import reduce
 from typing import Any, Callable
 
-from snakebridge_worker import streams
+from snakebridge_worker import contexts, streams
 from snakebridge_worker.codec import ATOMS
 
 _U64 = struct.Struct("<Q")
@@ -22,7 +22,7 @@ _U32 = struct.Struct("<I")
 MOST_PLANS = 4096
 
 FUNCTION, GLOBAL, MODULE, ITSELF, CALL, METHOD, GETATTR, SETATTR, GETITEM, SETITEM, DELITEM, LEN, STR, REPR = range(14)
-STREAM, BATCH, CLOSE = range(14, 17)
+STREAM, BATCH, CLOSE, ENTER, EXIT = range(14, 19)
 #: How many texts follow a step's kind; none for those that are not here.
 _TEXTS = {FUNCTION: 2, GLOBAL: 2, MODULE: 1, METHOD: 1, GETATTR: 1, SETATTR: 1}
 
@@ -190,4 +190,6 @@ _OPERATIONS: dict[int, _Step] = {
     STREAM: lambda target, *_: streams.open_stream(target),
     BATCH: lambda target, args, _: target.batch(*args),
     CLOSE: lambda target, *_: target.close(),
+    ENTER: lambda target, *_: contexts.enter(target),
+    EXIT: lambda target, *_: contexts.leave(target),
 }

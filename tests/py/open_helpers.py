@@ -1,4 +1,4 @@
-"""Iterations that the integration tests drive."""
+"""Iterations and context managers that the integration tests drive."""
 
 import os
 import sys
@@ -101,3 +101,32 @@ def stubborn():
         yield 1
     finally:
         time.sleep(600)
+
+
+class Manager:
+    """A context manager that remembers what happened to it."""
+
+    def __init__(self, raises=False):
+        self.events = []
+        self.raises = raises
+
+    def __enter__(self):
+        self.events.append("entered")
+        return "inside"
+
+    def __exit__(self, *what):
+        self.events.append(f"left {what}")
+        if self.raises:
+            raise OSError("cannot leave")
+
+
+class AsyncManager:
+    def __init__(self):
+        self.events = []
+
+    async def __aenter__(self):
+        self.events.append("entered")
+        return self
+
+    async def __aexit__(self, *what):
+        self.events.append("left")

@@ -1,0 +1,67 @@
+//! Context managers.
+
+use super::call::Call;
+use crate::actors::hold::Hold;
+use crate::error::Result;
+use crate::value::{PyRef, Value};
+use crate::wire::Step;
+use std::fmt;
+use std::sync::Arc;
+
+/// The open block of a context manager: see [`PyRef::enter`].
+///
+/// It ends with [`exit`](Self::exit), or in the background when this is dropped: that is a call of its
+/// session, which waits its turn and is given the pool's `cancel_grace`. When its session ends first, or its
+/// worker dies, the block does not end.
+#[must_use = "dropped, it ends the block at once"]
+pub struct Guard(Option<(PyRef, Arc<Hold>)>);
+
+impl Guard {
+    /// Ends the block, without an exception.
+    ///
+    /// # Errors
+    /// Awaited: `Python` with what the manager raised; else see [`enum@crate::Error`].
+    pub fn exit(mut self) -> impl Future<Output = Result<()>> + Send + 'static {
+        let (manager, hold) = self.0.take().expect("only this and the drop take it");
+        Call::on(manager, hold, Step::Exit, ()).continuing().discard()
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let Some((manager, hold)) = self.0.take() {
+            manager.finish(hold, Step::Exit);
+        }
+    }
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Guard").field(&self.0.as_ref().map(|(manager, _)| manager)).finish()
+    }
+}
+
+impl PyRef {
+    /// Enters the object as `with` does, and gives what it calls itself inside, with the guard of the block.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// let lock = py.call("threading", "Lock", ()).into_ref().await?;
+    /// let (_, guard) = lock.enter().await?;
+    /// assert!(lock.call_method("locked", ()).extract::<bool>().await?);
+    /// guard.exit().await?;
+    /// assert!(!lock.call_method("locked", ()).extract::<bool>().await?);
+    /// # py.shutdown().await
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Awaited: `Python` with a `TypeError` if it is no context manager; else see [`enum@crate::Error`].
+    pub fn enter(&self) -> impl Future<Output = Result<(Value, Guard)>> + Send + 'static {
+        let (manager, hold) = (self.clone(), self.hold());
+        let entering = self.step(Step::Enter, ());
+        async move { Ok((entering.await?, Guard(Some((manager, hold))))) }
+    }
+}
