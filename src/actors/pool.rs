@@ -11,7 +11,7 @@ pub(crate) use reports::{HomeOf, Homes, Workers};
 pub use reports::{PoolReport, PoolStatus};
 pub(crate) use sessions::{Forget, LeaseReturned, Reset, Submit, Withdrawn};
 pub(crate) use users::{AwaitReady, ClearTaint, Leave, Resize, RestartWorker, Shutdown, TaintWorker};
-pub(crate) use workers::{Died, DistrustWorker, FreeRefs, LeaseOver, StartFailed, Started, TakingBack};
+pub(crate) use workers::{Died, DistrustWorker, FreeRefs, LeaseOver, PinsMade, StartFailed, Started, TakingBack};
 
 use super::registry::Registry;
 use super::session::{Forgotten, Granted, Refused, SessionActor};

@@ -13,7 +13,7 @@ use actix::Addr;
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 /// One call, with all that it needs to run and to be answered.
 ///
@@ -59,6 +59,8 @@ impl Request {
 /// The right and the duty to answer a call: dropped unanswered, it answers by itself.
 pub(crate) struct Promise {
     reply: Option<oneshot::Sender<Result<Reply>>>,
+    /// Where what comes before the answer goes, for calls whose answer may come in parts.
+    parts: Option<mpsc::UnboundedSender<Reply>>,
     place: Place,
     sent: bool,
 }
@@ -67,7 +69,21 @@ impl Promise {
     pub(crate) fn new() -> (Self, oneshot::Receiver<Result<Reply>>, Place) {
         let (reply, answer) = oneshot::channel();
         let place = Place::default();
-        (Self { reply: Some(reply), place: place.clone(), sent: false }, answer, place)
+        (Self { reply: Some(reply), parts: None, place: place.clone(), sent: false }, answer, place)
+    }
+
+    /// Has the answer come in parts, where the worker sends it so.
+    pub(crate) fn in_parts(&mut self) -> mpsc::UnboundedReceiver<Reply> {
+        // Bounded by the items that the batch was asked for.
+        let (parts, receiver) = mpsc::unbounded_channel();
+        self.parts = Some(parts);
+        receiver
+    }
+
+    /// Passes a part on; `false` if the call takes none.
+    pub(crate) fn part(&self, part: Reply) -> bool {
+        // A reader that has gone drops it, which frees its refs.
+        self.parts.as_ref().map(|parts| drop(parts.send(part))).is_some()
     }
 
     /// The call is now with that worker.

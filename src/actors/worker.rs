@@ -13,7 +13,7 @@ pub(crate) use life::{Exited, Forked, Kill, NeverForked, Retire, Stop};
 
 use super::hold::Hold;
 use super::outbox::Outbox;
-use super::pool::{Died, LeaseOver, PoolSupervisor, StartFailed, Started, TaintWorker, TakingBack};
+use super::pool::{Died, LeaseOver, PinsMade, PoolSupervisor, StartFailed, Started, TaintWorker, TakingBack};
 use super::registry::{RefsMade, Registry, WorkerLost};
 use super::request::{Reply, Request};
 use super::session::CameBack;
@@ -278,6 +278,12 @@ impl WorkerActor {
                 }
                 self.lane.handle_passed(seq).map_err(|violation| format!("{violation:?}"))
             }
+            FromWorker::Reply { seq, ended: Ended::Part, body, released: _, refs } => {
+                let call = self.lane.handle_part(seq).map_err(|violation| format!("{violation:?}"))?;
+                let refs = self.own(refs)?;
+                let body = self.body(body, inline)?;
+                self.part(call, body, refs)
+            }
             FromWorker::Reply { seq, ended, body, released, refs } => {
                 for index in released {
                     self.outbox.on_released(index).map_err(|bad| bad.to_string())?;
@@ -346,7 +352,7 @@ impl WorkerActor {
                 }
                 Ok(Reply::new(body, self.id.clone(), hold, refs))
             }
-            Ended::Raised | Ended::NoSuchRef | Ended::Unsendable => {
+            Ended::Raised | Ended::NoSuchRef | Ended::Unsendable | Ended::Part => {
                 let error = self.failure(ended, &body, &hold).map_err(|error| format!("{error:?}"))?;
                 self.lease_over(call, 0);
                 Err(error)
@@ -356,6 +362,36 @@ impl WorkerActor {
             request.promise.answer(answer);
         }
         Ok(())
+    }
+
+    /// Items of a batch that goes on.
+    fn part(&mut self, call: CallId, body: Vec<u8>, refs: Vec<RefId>) -> Result<(), String> {
+        let Some(request) = self.requests.get(&call).filter(|request| !request.promise.is_abandoned()) else {
+            self.free(refs);
+            return Ok(());
+        };
+        let hold = Arc::clone(&request.hold);
+        if !hold.admit_refs(refs.len()) {
+            // The answer is this error; what comes behind it goes to nobody.
+            let limit = Error::RefLimit { session: hold.id().clone(), limit: hold.state.max_refs, ran: Ran::Yes };
+            if let Some(request) = self.requests.remove(&call) {
+                request.promise.answer(Err(limit));
+            }
+            self.free(refs);
+            return Ok(());
+        }
+        self.keep(call, &hold, &refs);
+        let part = Reply::new(body, self.id.clone(), hold, refs);
+        if request.promise.part(part) { Ok(()) } else { Err("a part of an answer that has none".to_owned()) }
+    }
+
+    /// Refs that a part brings: the pool and the registry know of them before anyone can drop one.
+    fn keep(&self, call: CallId, hold: &Hold, refs: &[RefId]) {
+        if !refs.is_empty() {
+            self.pool.do_send(PinsMade { call, pins_made: refs.len() });
+            let (session, worker) = (hold.key().clone(), self.id.clone());
+            self.registry.do_send(RefsMade { session, worker, ids: refs.to_vec() });
+        }
     }
 
     fn failure(&self, ended: Ended, body: &[u8], hold: &Hold) -> Result<Error, DecodeError> {
@@ -369,7 +405,7 @@ impl WorkerActor {
                 let expected = "a value that can be sent".to_owned();
                 ConvertError { path: String::new(), expected, found: pickle::decode_plain(body)?, ran: Ran::Yes }.into()
             }
-            Ended::Raised | Ended::Value => Error::Python(Arc::new(pickle::decode_error(body)?)),
+            Ended::Raised | Ended::Value | Ended::Part => Error::Python(Arc::new(pickle::decode_error(body)?)),
         })
     }
 

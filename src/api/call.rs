@@ -26,7 +26,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 /// A call that is not yet made: set what differs from the defaults, then await it, or one of
 /// [`extract`](Self::extract), [`into_ref`](Self::into_ref), [`discard`](Self::discard).
@@ -89,6 +89,8 @@ struct Draft {
     session: Option<SessionId>,
     pool: Option<PoolName>,
     purpose: Purpose,
+    /// Whether its answer may come in parts.
+    in_parts: bool,
     affinity: Option<Affinity>,
     timeout: Option<Duration>,
     queue_timeout: Option<Duration>,
@@ -322,7 +324,8 @@ impl<R> Call<R> {
     }
 
     /// The next batch of a stream.
-    pub(super) fn batch<T: DeserializeOwned + Send + 'static>(self) -> CallFuture<Batch<T>> {
+    pub(super) fn batch<T: DeserializeOwned + Send + 'static>(mut self) -> CallFuture<Batch<T>> {
+        self.draft().in_parts = true;
         let want = Want::Shaped(pickle::want_of_batch::<T>());
         CallFuture::new(self.into_draft(), Finish { want, decode: pickle::decode_batch::<T> })
     }
@@ -427,6 +430,7 @@ impl Call<Value> {
             session: None,
             pool: None,
             purpose: Purpose::Call,
+            in_parts: false,
             affinity: None,
             timeout: None,
             queue_timeout: None,
@@ -467,7 +471,8 @@ impl<R> fmt::Debug for Call<R> {
 impl Draft {
     /// Sends the call on its way.
     fn submit(self, want: &Want) -> Result<Waiting> {
-        let Self { origin, receiver, mut steps, session, pool, purpose, affinity, timeout, queue_timeout } = self;
+        let Self { origin, receiver, mut steps, session, pool, purpose, in_parts, affinity, timeout, queue_timeout } =
+            self;
         let life = Arc::clone(origin.life());
         let core = &life.core;
         if let Some(error) = steps.iter_mut().find_map(|(_, args)| args.error.take()) {
@@ -509,7 +514,8 @@ impl Draft {
         let pool = core.pool(&address.pool)?;
         let timeout = timeout.or(pool.config.timeout).or(core.timeout);
         let call = core.next_call();
-        let (promise, answer, place) = Promise::new();
+        let (mut promise, answer, place) = Promise::new();
+        let parts = in_parts.then(|| promise.in_parts());
         let actor = hold.actor.clone();
         actor.do_send(session::Call(Box::new(Request {
             call,
@@ -527,7 +533,7 @@ impl Draft {
             hold,
             promise,
         })));
-        Ok(Waiting { call, answer, place, actor, over: false })
+        Ok(Waiting { call, answer, parts, early: None, place, actor, over: false })
     }
 }
 
@@ -584,6 +590,10 @@ fn assemble(receiver: Option<PyRef>, mut steps: Vec<(Step, Args)>, want: &Want) 
 struct Waiting {
     call: CallId,
     answer: oneshot::Receiver<Result<Reply>>,
+    /// What comes before the answer, of a batch whose items are slow.
+    parts: Option<mpsc::UnboundedReceiver<Reply>>,
+    /// The answer, if it was there before all parts were read.
+    early: Option<Result<Reply>>,
     place: Place,
     actor: actix::Addr<session::SessionActor>,
     over: bool,
@@ -633,24 +643,68 @@ impl<R> CallFuture<R> {
     }
 }
 
+/// What has come of a call.
+pub(super) enum Progress<R> {
+    /// A part, with more to come.
+    Part(Result<R>),
+    /// Its answer, or the rest of it.
+    Answer(Result<R>),
+}
+
+impl<R> CallFuture<R> {
+    /// The call on its way, from the first time that it is asked for.
+    fn waiting(&mut self) -> Result<&mut Waiting> {
+        if let State::Draft(_) = self.state
+            && let State::Draft(draft) = std::mem::replace(&mut self.state, State::Over)
+        {
+            self.state = State::Waiting(draft.submit(&self.finish.want)?);
+        }
+        match &mut self.state {
+            State::Waiting(waiting) => Ok(waiting),
+            State::Draft(_) | State::Over => panic!("a call was polled after its end"),
+        }
+    }
+
+    fn answered(&mut self, answer: Result<Reply>) -> Result<R> {
+        self.state = State::Over;
+        answer.and_then(|reply| reply.decode(self.finish.decode))
+    }
+
+    /// As its poll, for a call whose answer may come in parts.
+    pub(super) fn poll_progress(&mut self, cx: &mut Context<'_>) -> Poll<Progress<R>> {
+        let waiting = match self.waiting() {
+            Ok(waiting) => waiting,
+            Err(error) => return Poll::Ready(Progress::Answer(Err(error))),
+        };
+        // The answer first: every part was sent before it, and is there then.
+        let answer = waiting.poll_answer(cx);
+        if let Some(Poll::Ready(Some(part))) = waiting.parts.as_mut().map(|parts| parts.poll_recv(cx)) {
+            if let Poll::Ready(answer) = answer {
+                waiting.early = Some(answer);
+            }
+            return Poll::Ready(Progress::Part(part.decode(self.finish.decode)));
+        }
+        answer.map(|answer| Progress::Answer(self.answered(answer)))
+    }
+}
+
+impl Waiting {
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Reply>> {
+        if let Some(early) = self.early.take() {
+            return Poll::Ready(early);
+        }
+        let answer = ready!(Pin::new(&mut self.answer).poll(cx));
+        self.over = true;
+        Poll::Ready(answer.unwrap_or(Err(Error::ShuttingDown { ran: Ran::Maybe })))
+    }
+}
+
 impl<R> Future for CallFuture<R> {
     type Output = Result<R>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<R>> {
-        let this = &mut *self;
-        if let State::Draft(_) = this.state
-            && let State::Draft(draft) = std::mem::replace(&mut this.state, State::Over)
-        {
-            this.state = State::Waiting(draft.submit(&this.finish.want)?);
-        }
-        let State::Waiting(waiting) = &mut this.state else { panic!("a call was polled after its end") };
-        let answer = ready!(Pin::new(&mut waiting.answer).poll(cx));
-        waiting.over = true;
-        this.state = State::Over;
-        Poll::Ready(match answer {
-            Ok(reply) => reply.and_then(|reply| reply.decode(this.finish.decode)),
-            Err(_) => Err(Error::ShuttingDown { ran: Ran::Maybe }),
-        })
+        let answer = ready!(self.waiting()?.poll_answer(cx));
+        Poll::Ready(self.answered(answer))
     }
 }
 

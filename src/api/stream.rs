@@ -1,6 +1,6 @@
 //! Streams: iterations in Python, read batch by batch.
 
-use super::call::{Call, CallFuture};
+use super::call::{Call, CallFuture, Progress};
 use crate::actors::hold::Hold;
 use crate::error::{Crash, Error, Ran, Result};
 use crate::id::WorkerId;
@@ -148,11 +148,19 @@ impl<T: DeserializeOwned + Send + 'static> Stream for PyStream<T> {
             }
             let ready = this.ready.len();
             let Some(fetching) = source.fetch(ready) else { break };
-            let Poll::Ready(batch) = Pin::new(fetching).poll(cx) else { break };
-            source.fetching = None;
+            let Poll::Ready(progress) = fetching.poll_progress(cx) else { break };
+            let batch = match progress {
+                Progress::Part(part) => part,
+                Progress::Answer(rest) => {
+                    source.fetching = None;
+                    rest
+                }
+            };
             match batch {
                 Ok(batch) => {
-                    source.learn(&batch);
+                    if source.fetching.is_none() {
+                        source.learn(&batch);
+                    }
                     this.ready.extend(batch.items.into_iter().map(|item| item.map_err(Error::from)));
                     match batch.end {
                         BatchEnd::More => {}

@@ -205,6 +205,18 @@ impl Lane {
         Ok(Replied { call, session, is_awaited })
     }
 
+    /// The worker has sent a part of the answer to a call, which goes on.
+    ///
+    /// # Errors
+    /// No answer of that call is due: kill the worker.
+    pub(crate) fn handle_part(&self, seq: u64) -> Result<CallId, Violation> {
+        let call = self.open.get(&seq).ok_or(Violation::NotOpen { seq })?;
+        match call.stage {
+            Stage::Revoked(_) => Err(Violation::RepliedThoughRevoked { seq }),
+            Stage::Sent | Stage::Revoking(_) | Stage::Kept | Stage::Overdue { .. } => Ok(call.call),
+        }
+    }
+
     /// The worker has passed a revoked call.
     ///
     /// # Errors

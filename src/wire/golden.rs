@@ -148,6 +148,7 @@ fn from_worker() -> Vec<(FromWorker, &'static [u8], &'static str)> {
             b"abc",
             "reply(7, UNSENDABLE, INLINE, 0, 3, [], []) + b'abc'",
         ),
+        (reply(Ended::Part, Body::inline(3), &[], &[5]), b"abc", "reply(7, PART, INLINE, 0, 3, [], [5]) + b'abc'"),
         (FromWorker::Passed { seq: 9, released: vec![] }, b"", "passed(9, [])"),
         (FromWorker::Passed { seq: 9, released: vec![5] }, b"", "passed(9, [5])"),
     ]

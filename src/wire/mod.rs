@@ -100,6 +100,8 @@ pub(crate) enum Ended {
     NoSuchRef,
     /// The value cannot be sent; the body says why, as a pickled str.
     Unsendable,
+    /// It goes on: the body is a batch of a stream whose next item is slow.
+    Part,
 }
 
 /// What a worker tells the host.

@@ -304,3 +304,55 @@ async fn many_streams_at_once_end_with_nothing_left() {
     until("no refs", || async { py.workers().await.iter().all(|worker| worker.refs == 0) }).await;
     py.shutdown().await.unwrap();
 }
+
+#[actix::test]
+async fn what_a_producer_gave_is_there_though_its_next_item_is_slow() {
+    let py = start([pool("p", 1)]).await;
+    let gate = Gate::new();
+    let mut items: PyStream<u64> = opened(&py, "burst", (1_000, gate.path())).await;
+    for expected in 0..1_000 {
+        assert_eq!(within("an item before the gate", items.next()).await.unwrap().unwrap(), expected);
+    }
+    gate.open();
+    let rest: Vec<u64> = within("the rest", items.try_collect()).await.unwrap();
+    assert_eq!(rest, [1_000]);
+    py.shutdown().await.unwrap();
+}
+
+#[actix::test]
+async fn refs_that_come_before_their_batch_is_over_are_refs_as_others_are() {
+    let py = start([pool("p", 1)]).await;
+    let gate = Gate::new();
+    let mut items: PyStream<(PyRef,)> = opened(&py, "tracked_burst", (7, gate.path())).await;
+    let mut objects = Vec::new();
+    for _ in 0..7 {
+        objects.push(within("an object before the gate", items.next()).await.unwrap().unwrap());
+    }
+    assert_eq!(py.workers().await[0].refs, 8, "they and the stream");
+    gate.open();
+    assert!(within("the end", items.next()).await.is_none());
+    let name: String = objects[6].0.getattr("__class__.__name__").extract().await.unwrap();
+    assert_eq!(name, "Tracked");
+    drop((objects, items));
+    until("no refs", || async { py.workers().await.iter().all(|worker| worker.refs == 0) }).await;
+    let old = py.workers().await[0].id.clone();
+    py.restart_worker(&old).await.unwrap();
+    until("the exit of the old worker", || async { py.workers().await.iter().all(|worker| worker.id != old) }).await;
+    py.shutdown().await.unwrap();
+}
+
+#[actix::test]
+async fn an_object_that_the_producer_changes_arrives_as_it_was_given() {
+    let py = start([pool("p", 1)]).await;
+    let lists: Vec<(u8,)> = opened::<(u8,)>(&py, "reused", ("list",)).await.try_collect().await.unwrap();
+    assert_eq!(lists, [(0,), (1,), (2,), (3,), (4,)]);
+    let dicts: Vec<Value> = opened::<Value>(&py, "reused", ("dict",)).await.try_collect().await.unwrap();
+    assert!(dicts.iter().map(|row| &row["n"]).eq(&(0..5).map(Value::from).collect::<Vec<_>>()));
+    let nested: Vec<Vec<Vec<u8>>> =
+        opened::<Vec<Vec<u8>>>(&py, "reused", ("nested",)).await.try_collect().await.unwrap();
+    assert_eq!(nested, [[[0]], [[1]], [[2]], [[3]], [[4]]]);
+    let bytes: Vec<snakebridge::Bytes> =
+        opened::<snakebridge::Bytes>(&py, "reused", ("bytes",)).await.try_collect().await.unwrap();
+    assert!(bytes.iter().map(|row| row[0]).eq(0..5));
+    py.shutdown().await.unwrap();
+}

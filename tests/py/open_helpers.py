@@ -92,6 +92,41 @@ async def ticks(count):
         closed.append(f"ticks {count}")
 
 
+def burst(most, gate):
+    yield from range(most)
+    bridge_helpers.hold(gate)
+    yield most
+
+
+def tracked_burst(most, gate):
+    yield from ((bridge_helpers.Tracked(),) for _ in range(most))
+    bridge_helpers.hold(gate)
+
+
+def reused(kind):
+    """Gives the same object again and again, changed."""
+    if kind == "list":
+        row = [0]
+        for n in range(5):
+            row[0] = n
+            yield row
+    elif kind == "dict":
+        row = {}
+        for n in range(5):
+            row["n"] = n
+            yield row
+    elif kind == "nested":
+        row = [[0]]
+        for n in range(5):
+            row[0][0] = n
+            yield row
+    else:
+        row = bytearray(1)
+        for n in range(5):
+            row[0] = n
+            yield row
+
+
 async def listed():
     return [1, 2]
 

@@ -117,6 +117,7 @@ def runner(shared: Shared, index: int) -> Callable[[Any], None]:
     unpack, decode, encode = wire.CALL_HEAD.unpack_from, pickle.loads, encoder.encode
     write, pack, sent, value_kind, most = os.write, wire.PLAIN_REPLY.pack, WORKER_SENT, wire.REPLY, INLINE
     fine = wire.VALUE
+    flusher = streams.Flusher(lambda seq, want, items: send_part(shared, encoder, seq, want, items))
 
     def run(view: Any) -> None:
         """Runs a call and answers it, unless it was taken back."""
@@ -134,7 +135,8 @@ def runner(shared: Shared, index: int) -> Callable[[Any], None]:
                 at = head_size + plan_length
                 raw = view[head_size:at].tobytes()
             plan = known.get(raw) or plans.find(raw)
-            value = plan.run(shared.large_arguments(block, length) if place else decode(view[at : at + length]))
+            arguments = shared.large_arguments(block, length) if place else decode(view[at : at + length])
+            value = flusher.run(seq, plan.want, *arguments) if plan.is_batch else plan.run(arguments)
             atom = plan.atoms.get(type(value))
             if atom:
                 body = atom(value)
@@ -169,7 +171,7 @@ def runner(shared: Shared, index: int) -> Callable[[Any], None]:
                 length = len(body)
             reply(shared, seq, ended, body, length, refs, released)
         # What is idle must not keep the last call's values alive.
-        value = body = None
+        arguments = value = body = None
 
     return run
 
@@ -178,19 +180,45 @@ def reply(
     shared: Shared, seq: int, ended: int, body: Any, length: int, refs: Sequence[int], released: Sequence[int]
 ) -> None:
     """Sends a reply that is large, then maybe in parts, or has something to tell beside its body."""
-    if length > INLINE:
-        try:
-            block = shared.large(body if type(body) is list else [body], length)
-        except BaseException as error:
-            # The value is lost, and says so.
-            shared.table.drop(refs)
-            ended, body = wire.UNSENDABLE, pickle.dumps(f"a result of {length} bytes that has no room: {error!r}", 5)
-            length, refs = len(body), ()
-        else:
-            shared.send(wire.reply(seq, ended, wire.BLOCK, block, length, released, refs))
-            return
-    os.writev(shared.channel, [wire.reply(seq, ended, wire.INLINE, 0, length, released, refs), body])
-    shared.page.count_sent()
+    try:
+        deliver(shared, seq, ended, body, length, refs, released)
+    except NoRoom as error:
+        # The value is lost, and says so.
+        shared.table.drop(refs)
+        body = pickle.dumps(f"a result of {length} bytes that has no room: {error}", 5)
+        deliver(shared, seq, wire.UNSENDABLE, body, len(body), (), released)
+
+
+def send_part(shared: Shared, encoder: codec.Encoder, seq: int, want: bytes, items: list[Any]) -> None:
+    """Sends items of a batch that goes on. Raises, and has sent nothing, if they cannot be sent."""
+    body, refs = encoder.encode((items, streams.MORE), want)
+    length = sum(map(len, body))
+    try:
+        if len(refs) > wire.MOST_REFS:
+            raise errors.EncodeError("too many objects without a value")
+        deliver(shared, seq, wire.PART, b"".join(body) if length <= INLINE else body, length, refs, ())
+    except BaseException:
+        shared.table.drop(refs)
+        raise
+
+
+class NoRoom(MemoryError):
+    """A body that no block can be had for."""
+
+
+def deliver(
+    shared: Shared, seq: int, ended: int, body: Any, length: int, refs: Sequence[int], released: Sequence[int]
+) -> None:
+    """Sends a reply whole. Raises NoRoom, and has sent nothing, if its body has no room."""
+    if length <= INLINE:
+        os.writev(shared.channel, [wire.reply(seq, ended, wire.INLINE, 0, length, released, refs), body])
+        shared.page.count_sent()
+        return
+    try:
+        block = shared.large(body if type(body) is list else [body], length)
+    except BaseException as error:
+        raise NoRoom(repr(error)) from error
+    shared.send(wire.reply(seq, ended, wire.BLOCK, block, length, released, refs))
 
 
 def failure(error: BaseException) -> tuple[int, bytes]:

@@ -188,7 +188,7 @@ _OPERATIONS: dict[int, _Step] = {
     STR: lambda target, *_: str(target),
     REPR: lambda target, *_: repr(target),
     STREAM: lambda target, *_: streams.open_stream(target),
-    BATCH: lambda target, args, _: target.batch(*args),
+    BATCH: lambda target, args, _: streams.batch(target, *args),
     CLOSE: lambda target, *_: target.close(),
     ENTER: lambda target, *_: contexts.enter(target),
     EXIT: lambda target, *_: contexts.leave(target),

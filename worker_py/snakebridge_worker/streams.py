@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import sys
+import threading
+import time
 from collections.abc import AsyncIterator, Generator
+from numbers import Number
 from time import monotonic
 from typing import Any, Callable
 
-from snakebridge_worker import coroutines, errors
+from snakebridge_worker import coroutines, errors, kinds
 from snakebridge_worker.coroutines import CoroutineType
 
-#: In seconds. A batch is over when it has taken so long, for others wait for the worker; so a slow
-#: producer's items go out one by one.
+#: In seconds. A batch is over when it has taken so long, for others wait for the worker; and what it has
+#: by then is sent, though its next item is not there.
 SLICE = 0.002
+#: After so many slices without a batch nobody looks after them any more.
+_IDLE = 50
 
 #: How a batch ends: with more to come, or at the iterator's end; else the description of what it raised.
 MORE, END = None, b""
 
-#: Items of these are small, whatever they are.
+#: Items of these are small, whatever they are, and never change.
 _SMALL = frozenset((int, float, bool, type(None)))
+_FIXED = (kinds.ATOMS - {bytearray}) | frozenset(kinds.REDUCERS)
+_fixed_kinds: dict[type, bool] = {}
 
 
 def open_stream(value: Any) -> Stream | AsyncStream:
@@ -30,6 +37,58 @@ def open_stream(value: Any) -> Stream | AsyncStream:
     return Stream(iter(value))
 
 
+def batch(stream: Stream | AsyncStream, most: int, most_bytes: int) -> tuple[list[Any], bytes | None]:
+    """The next items, so many at most, and how their batch ends."""
+    items: list[Any] = []
+    return items, stream.fill(items, most, most_bytes)
+
+
+class Filling:
+    """The limits of a batch under way."""
+
+    __slots__ = ("_items", "_left", "_bytes", "_until")
+
+    def __init__(self, items: list[Any], most: int, most_bytes: int) -> None:
+        self._items = items
+        self._left = most
+        self._bytes = most_bytes
+        self._until = monotonic() + SLICE
+
+    def keep(self, item: Any) -> bool:
+        """Takes an item; whether the batch is over with it.
+
+        The iterator may change what it has given when it goes on, and an item is pickled with its batch: so
+        the batch ends with one that can change, unless a copy can be taken at once.
+        """
+        goes_on = True
+        kind = type(item)
+        if kind not in _SMALL:
+            if kind not in _FIXED:
+                item, goes_on = _fix(item, kind)
+            self._bytes -= sys.getsizeof(item)
+        self._items.append(item)
+        self._left -= 1
+        return not goes_on or self._left <= 0 or self._bytes <= 0 or monotonic() >= self._until
+
+
+def _fix(item: Any, kind: type) -> tuple[Any, bool]:
+    """The item, or a copy of it, and whether it stays as it is."""
+    if kind is tuple:
+        return item, all(type(part) in _FIXED for part in item)
+    if kind is list:
+        return (item[:], True) if all(type(part) in _FIXED for part in item) else (item, False)
+    if kind is dict:
+        plain = all(type(key) in _FIXED and type(value) in _FIXED for key, value in item.items())
+        return (item.copy(), True) if plain else (item, False)
+    is_fixed = _fixed_kinds.get(kind)
+    if is_fixed is None:
+        if len(_fixed_kinds) >= 1_000:
+            _fixed_kinds.clear()
+        # The numbers of numpy say that they are.
+        is_fixed = _fixed_kinds[kind] = issubclass(kind, Number)
+    return item, is_fixed
+
+
 class Stream:
     """An iterator, and the batches of it."""
 
@@ -38,24 +97,18 @@ class Stream:
     def __init__(self, iterator: Any) -> None:
         self._iterator = iterator
 
-    def batch(self, most: int, most_bytes: int) -> tuple[list[Any], bytes | None]:
-        """So many items at most, and how the batch ends."""
-        items: list[Any] = []
-        until, size, keep = monotonic() + SLICE, 0, items.append
+    def fill(self, items: list[Any], most: int, most_bytes: int) -> bytes | None:
+        """Adds the next items, so many at most; how the batch ends."""
+        is_over = Filling(items, most, most_bytes).keep
         try:
             for item in self._iterator:
-                keep(item)
-                if type(item) not in _SMALL:
-                    size += sys.getsizeof(item)
-                    if size >= most_bytes:
-                        return items, MORE
-                if len(items) >= most or monotonic() >= until:
-                    return items, MORE
+                if is_over(item):
+                    return MORE
         except BaseException as error:
             self._iterator = ()
-            return items, errors.describe(error)
+            return errors.describe(error)
         self._iterator = ()
-        return items, END
+        return END
 
     def close(self) -> None:
         """Has a generator run its ``finally`` blocks; what else is iterated is let go."""
@@ -77,18 +130,17 @@ class AsyncStream:
         self._iterator: AsyncIterator[Any] | None = iterator
         self._loop = coroutines.Loop()
 
-    def batch(self, most: int, most_bytes: int) -> tuple[list[Any], bytes | None]:
-        """As ``Stream.batch``."""
-        items: list[Any] = []
+    def fill(self, items: list[Any], most: int, most_bytes: int) -> bytes | None:
+        """As ``Stream.fill``."""
         if self._iterator is None:
-            return items, END
+            return END
         try:
-            ends = self._loop.run(_collect(self._iterator, items, most, most_bytes))
+            ends = self._loop.run(_fill(self._iterator, Filling(items, most, most_bytes).keep))
         except BaseException as error:
             ends = errors.describe(error)
         if ends is not MORE:
             self._end()
-        return items, ends
+        return ends
 
     def close(self) -> None:
         """As ``Stream.close``."""
@@ -108,15 +160,94 @@ class AsyncStream:
             self.close()
 
 
-async def _collect(iterator: AsyncIterator[Any], items: list[Any], most: int, most_bytes: int) -> bytes | None:
-    until, size = monotonic() + SLICE, 0
+async def _fill(iterator: AsyncIterator[Any], is_over: Callable[[Any], bool]) -> bytes | None:
     async for item in iterator:
-        items.append(item)
-        if type(item) not in _SMALL:
-            size += sys.getsizeof(item)
-        if len(items) >= most or size >= most_bytes or monotonic() >= until:
+        if is_over(item):
             return MORE
     return END
+
+
+class _UnderWay:
+    """A batch that is being filled; what it has may be sent before it is over."""
+
+    __slots__ = ("seq", "want", "items", "lock", "is_old", "is_over")
+
+    def __init__(self, seq: int, want: bytes) -> None:
+        self.seq = seq
+        self.want = want
+        self.items: list[Any] = []
+        self.lock = threading.Lock()
+        self.is_old = False
+        self.is_over = False
+
+
+class Flusher:
+    """Sends what batches have that are held up by their next item.
+
+    Only the iterator's own thread knows how long that takes, and it is in the iterator: so a thread
+    looks after them, while there are any.
+    """
+
+    __slots__ = ("_send", "_under_way", "_wake", "_is_started")
+
+    def __init__(self, send: Callable[[int, bytes, list[Any]], None]) -> None:
+        self._send = send
+        self._under_way: set[_UnderWay] = set()
+        self._wake = threading.Event()
+        self._is_started = False
+
+    def run(self, seq: int, want: bytes, stream: Stream | AsyncStream, most: int, most_bytes: int) -> tuple[list[Any], bytes | None]:
+        """As ``batch``, of what was not sent before."""
+        if most == 1:
+            return batch(stream, most, most_bytes)
+        filled = _UnderWay(seq, want)
+        self._under_way.add(filled)
+        if not self._wake.is_set():
+            self._begin()
+        try:
+            ends = stream.fill(filled.items, most, most_bytes)
+        finally:
+            self._under_way.discard(filled)
+            with filled.lock:
+                filled.is_over = True
+        return filled.items, ends
+
+    def _begin(self) -> None:
+        self._wake.set()
+        if not self._is_started:
+            self._is_started = True
+            threading.Thread(target=self._look_after, name="snakebridge-streams", daemon=True).start()
+
+    def _look_after(self) -> None:
+        idle = 0
+        while self._wake.wait():
+            time.sleep(SLICE)
+            under_way = list(self._under_way)
+            for filled in under_way:
+                self._flush(filled)
+            idle = 0 if under_way else idle + 1
+            if idle >= _IDLE:
+                idle = 0
+                self._wake.clear()
+                # One that came in between saw that somebody was awake.
+                if self._under_way:
+                    self._wake.set()
+
+    def _flush(self, filled: _UnderWay) -> None:
+        if not filled.is_old:
+            filled.is_old = True
+            return
+        with filled.lock:
+            items = filled.items[:]
+            if filled.is_over or not items:
+                return
+            try:
+                self._send(filled.seq, filled.want, items)
+            except BaseException:
+                # It is said with the end of the batch, where nothing else is lost.
+                filled.is_over = True
+            else:
+                del filled.items[: len(items)]
 
 
 def salvage(

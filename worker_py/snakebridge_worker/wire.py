@@ -14,7 +14,7 @@ PROTOCOL = 1
 
 CALL, FREE, STOP = range(3)
 HELLO, START_FAILED, REPLY, PASSED = range(4)
-VALUE, RAISED, NO_SUCH_REF, UNSENDABLE = range(4)
+VALUE, RAISED, NO_SUCH_REF, UNSENDABLE, PART = range(5)
 INLINE, BLOCK = range(2)
 
 # A call that releases no block: kind, seq, call, entry, place, block, length, released (a count), plan

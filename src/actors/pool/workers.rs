@@ -67,6 +67,22 @@ impl Handler<LeaseOver> for PoolSupervisor {
     }
 }
 
+/// A call that goes on has made refs.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct PinsMade {
+    pub(crate) call: CallId,
+    pub(crate) pins_made: usize,
+}
+
+impl Handler<PinsMade> for PoolSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, PinsMade { call, pins_made }: PinsMade, _: &mut Context<Self>) {
+        self.rules.handle_pins_made(call, pins_made);
+    }
+}
+
 /// What became of taking a call back.
 #[derive(Message)]
 #[rtype(result = "()")]

@@ -12,6 +12,12 @@ use std::time::Instant;
 impl Pool {
     /// The worker has answered the call, which made that many refs.
     pub(crate) fn handle_lease_over(&mut self, call: CallId, pins_made: usize, now: Instant) {
+        self.handle_pins_made(call, pins_made);
+        self.close(call, true, now);
+    }
+
+    /// The call, which goes on, has made that many refs.
+    pub(crate) fn handle_pins_made(&mut self, call: CallId, pins_made: usize) {
         let Some((sid, place)) = self.leased(call) else { return };
         let keeps_state = self.workers[&place].keeps_state();
         let session = self.session_mut(sid);
@@ -19,7 +25,6 @@ impl Pool {
             session.pin(place, pins_made);
             self.worker_mut(place).pinned.insert(sid);
         }
-        self.close(call, true, now);
     }
 
     /// The grant met a call that its caller had given up: its request was never sent.
