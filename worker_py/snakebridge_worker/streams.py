@@ -43,32 +43,17 @@ def batch(stream: Stream | AsyncStream, most: int, most_bytes: int) -> tuple[lis
     return items, stream.fill(items, most, most_bytes)
 
 
-class Filling:
-    """The limits of a batch under way."""
+def _weigh(item: Any, room: int) -> tuple[Any, int]:
+    """What is to be sent of an item, and how much room it leaves in its batch: none if that ends with it.
 
-    __slots__ = ("_items", "_left", "_bytes", "_until")
-
-    def __init__(self, items: list[Any], most: int, most_bytes: int) -> None:
-        self._items = items
-        self._left = most
-        self._bytes = most_bytes
-        self._until = monotonic() + SLICE
-
-    def keep(self, item: Any) -> bool:
-        """Takes an item; whether the batch is over with it.
-
-        The iterator may change what it has given when it goes on, and an item is pickled with its batch: so
-        the batch ends with one that can change, unless a copy can be taken at once.
-        """
-        goes_on = True
-        kind = type(item)
-        if kind not in _SMALL:
-            if kind not in _FIXED:
-                item, goes_on = _fix(item, kind)
-            self._bytes -= sys.getsizeof(item)
-        self._items.append(item)
-        self._left -= 1
-        return not goes_on or self._left <= 0 or self._bytes <= 0 or monotonic() >= self._until
+    The iterator may change what it has given when it goes on, and an item is pickled with its batch: so
+    the batch ends with one that can change, unless a copy can be taken at once.
+    """
+    kind = type(item)
+    is_fixed = True
+    if kind not in _FIXED:
+        item, is_fixed = _fix(item, kind)
+    return item, (room - sys.getsizeof(item) if is_fixed else 0)
 
 
 def _fix(item: Any, kind: type) -> tuple[Any, bool]:
@@ -99,10 +84,14 @@ class Stream:
 
     def fill(self, items: list[Any], most: int, most_bytes: int) -> bytes | None:
         """Adds the next items, so many at most; how the batch ends."""
-        is_over = Filling(items, most, most_bytes).keep
+        keep, small, now, until, left, room = items.append, _SMALL, monotonic, monotonic() + SLICE, most, most_bytes
         try:
             for item in self._iterator:
-                if is_over(item):
+                if type(item) not in small:
+                    item, room = _weigh(item, room)
+                keep(item)
+                left -= 1
+                if left <= 0 or room <= 0 or now() >= until:
                     return MORE
         except BaseException as error:
             self._iterator = ()
@@ -135,7 +124,7 @@ class AsyncStream:
         if self._iterator is None:
             return END
         try:
-            ends = self._loop.run(_fill(self._iterator, Filling(items, most, most_bytes).keep))
+            ends = self._loop.run(_fill(self._iterator, items, most, most_bytes))
         except BaseException as error:
             ends = errors.describe(error)
         if ends is not MORE:
@@ -160,9 +149,13 @@ class AsyncStream:
             self.close()
 
 
-async def _fill(iterator: AsyncIterator[Any], is_over: Callable[[Any], bool]) -> bytes | None:
+async def _fill(iterator: AsyncIterator[Any], items: list[Any], left: int, room: int) -> bytes | None:
+    until = monotonic() + SLICE
     async for item in iterator:
-        if is_over(item):
+        item, room = _weigh(item, room)
+        items.append(item)
+        left -= 1
+        if left <= 0 or room <= 0 or monotonic() >= until:
             return MORE
     return END
 
