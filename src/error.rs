@@ -409,7 +409,7 @@ impl fmt::Display for Crash {
     }
 }
 
-/// An exception that Python raised; prints as Python prints it.
+/// An exception that Python raised; prints as Python prints it, with the [`step`](Self::step) below.
 ///
 /// ```
 /// # #[actix::main]
@@ -435,6 +435,7 @@ pub struct PythonError {
     pub(crate) frames: Vec<Frame>,
     pub(crate) notes: Vec<String>,
     pub(crate) cause: Option<Box<PythonError>>,
+    pub(crate) step: Option<String>,
 }
 
 /// One line of a traceback.
@@ -483,15 +484,34 @@ impl PythonError {
     pub fn cause(&self) -> Option<&PythonError> {
         self.cause.as_deref()
     }
+
+    /// The step of a chain that raised it; `None` where the call had one step, or where no step did,
+    /// but what came before or after them. Of the exception itself, not of its causes.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// let error = py.call("pathlib", "Path", ("/a",)).call_method("as_posix", ()).getattr("size").await.unwrap_err();
+    /// let raised = error.python().unwrap();
+    /// assert_eq!((raised.type_name(), raised.step()), ("AttributeError", Some(r#"step 3 of 3: .getattr("size")"#)));
+    /// assert!(error.to_string().ends_with("\nin step 3 of 3: .getattr(\"size\")"));
+    /// # py.shutdown().await
+    /// # }
+    /// ```
+    pub fn step(&self) -> Option<&str> {
+        self.step.as_deref()
+    }
 }
 
 impl fmt::Display for PythonError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.traceback.is_empty() {
-            write!(f, "{}: {}", self.type_name, self.message)
+            write!(f, "{}: {}", self.type_name, self.message)?;
         } else {
-            f.write_str(self.traceback.trim_end())
+            f.write_str(self.traceback.trim_end())?;
         }
+        self.step.iter().try_for_each(|step| write!(f, "\nin {step}"))
     }
 }
 

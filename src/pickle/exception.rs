@@ -11,13 +11,14 @@ type Link = (String, String, String, String, Vec<(String, u32, String)>, Vec<Str
 /// More is not an error of a person, and a chain drops recursively.
 const LONGEST_CHAIN: usize = 100;
 
-/// Reads what `errors.py` wrote: the exception, then its cause, then that one's, and so on.
+/// Reads what `errors.py` wrote: the step of a chain, if it was in one, and the exception, then its
+/// cause, then that one's, and so on.
 ///
 /// # Errors
 /// Anything else, as `Malformed`.
 pub(crate) fn decode_error(body: &[u8]) -> Result<PythonError, DecodeError> {
     let (nodes, root) = parse::parse(body, None, &Budget::default())?;
-    let chain: Vec<Link> = from_tree(nodes.root(root)).map_err(|error| {
+    let (step, chain): (Option<String>, Vec<Link>) = from_tree(nodes.root(root)).map_err(|error| {
         DecodeError::malformed(format!("an exception that is none: {}", error.into_convert(Ran::Yes)))
     })?;
     if chain.len() > LONGEST_CHAIN {
@@ -27,6 +28,7 @@ pub(crate) fn decode_error(body: &[u8]) -> Result<PythonError, DecodeError> {
         .into_iter()
         .rev()
         .fold(None, |cause, link| Some(build(link, cause)))
+        .map(|error| PythonError { step: step.map(tame), ..error })
         .ok_or_else(|| DecodeError::malformed("an exception that is none: an empty chain"))
 }
 
@@ -42,6 +44,7 @@ fn build((type_name, module, message, traceback, frames, notes): Link, cause: Op
             .collect(),
         notes: notes.into_iter().map(tame).collect(),
         cause: cause.map(Box::new),
+        step: None,
     }
 }
 

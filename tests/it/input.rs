@@ -66,6 +66,55 @@ async fn a_module_or_function_that_does_not_exist_is_pythons_own_error() {
 }
 
 #[tokio::test]
+async fn an_exception_in_a_chain_names_the_step_that_raised_it() {
+    let py = start([pool("p", 1)]).await;
+    let path: PyRef = py.call("pathlib", "Path", ("/a/b",)).into_ref().await.unwrap();
+    let chains = [
+        (py.call("math", "sqrt", (-1,)).getattr("real").getattr("imag"), r#"step 1 of 3: call("math", "sqrt")"#),
+        (py.get("math", "no_such").call_with((1,)), r#"step 1 of 2: get("math", "no_such")"#),
+        (py.call("pathlib", "Path", (".",)).getattr("no.such").call_with(()), r#"step 2 of 3: .getattr("no.such")"#),
+        (path.getattr("parent").call_method("joinpath", (1,)), r#"step 2 of 2: .call_method("joinpath")"#),
+        (py.get("os", "environ").get_item("no such variable"), "step 2 of 2: .get_item()"),
+        (py.get("operator", "truediv").call_with((1, 0)), "step 2 of 2: .call_with()"),
+        // The coroutine that the last step gives raises only when it is awaited.
+        (py.get("bridge_helpers", "coroutine_that_fails").call_with(()), "step 2 of 2: .call_with()"),
+    ];
+    for (chain, step) in chains {
+        let error = within(step, chain).await.unwrap_err();
+        let raised = error.python().unwrap_or_else(|| panic!("{step}: {error}"));
+        assert_eq!(raised.step(), Some(step));
+        assert_eq!(error.to_string(), format!("{}\nin {step}", raised.traceback().trim_end()));
+        assert!(!raised.traceback().contains("snakebridge"), "the exception is as Python raised it: {error}");
+    }
+    py.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_exception_that_no_step_of_a_chain_raised_names_none() {
+    let py = start([pool("p", 1)]).await;
+    for call in [
+        py.call("math", "sqrt", (-1,)),
+        py.call("builtins", "int", ("x",)).kwarg("base", 10),
+        py.call("bridge_helpers", "coroutine_that_fails", ()),
+    ] {
+        let error = call.await.unwrap_err();
+        assert_eq!(error.python().unwrap().step(), None, "{error}");
+        assert!(!error.to_string().contains("step"), "{error}");
+    }
+    let error = py.call("bridge_helpers", "Tracked", ()).getattr("no_such").await.unwrap_err();
+    assert_eq!(error.python().unwrap().step(), Some(r#"step 2 of 2: .getattr("no_such")"#));
+    drop(error);
+    let live: usize = py.call("bridge_helpers", "tracked_live", ()).extract().await.unwrap();
+    assert_eq!(live, 0, "what came before the step is let go");
+
+    let error = py.get("bridge_helpers", "fail").call_with(("a text",)).await.unwrap_err();
+    let raised = error.python().unwrap();
+    assert_eq!(raised.step(), Some("step 2 of 2: .call_with()"));
+    assert_eq!(raised.cause().unwrap().step(), None, "the step is of what was raised, not of its cause");
+    py.shutdown().await.unwrap();
+}
+
+#[tokio::test]
 async fn an_exception_comes_whole_with_its_cause_chain_and_notes() {
     let py = start([pool("p", 1)]).await;
     let error = py.call("bridge_helpers", "fail", ("the text",)).await.unwrap_err();

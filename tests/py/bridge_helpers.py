@@ -147,6 +147,10 @@ async def coroutine(value):
     return value
 
 
+async def coroutine_that_fails():
+    raise ValueError("on purpose")
+
+
 def fail_if_told():
     if os.path.exists(os.environ["FAIL_IF"]):
         raise RuntimeError("told to fail")

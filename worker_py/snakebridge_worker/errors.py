@@ -33,11 +33,23 @@ class EncodeError(ValueError):
     """A result that cannot be sent: too deep, too large, or holding itself."""
 
 
+class InStep(BaseException):
+    """Carries what a step of a chain raised, and the step's name, to where it is described."""
+
+    def __init__(self, step: str, error: BaseException) -> None:
+        super().__init__(step)
+        self.step = step
+        self.error = error
+
+
 Link = Tuple[str, str, str, str, List[Tuple[str, int, str]], List[str]]
 
 
-def describe(exc: BaseException) -> bytes:
-    """The exception and its causes, outermost first, pickled as plain data. Never raises."""
+def describe(exc: BaseException, step: Optional[str] = None) -> bytes:
+    """The step that raised, if one of several, with the exception and its causes, outermost first.
+
+    Pickled as plain data. Never raises.
+    """
     try:
         links = _links(exc)
         messages = [_message(link) for link in links]
@@ -46,7 +58,7 @@ def describe(exc: BaseException) -> bytes:
         chain = [_link(link, message, whole) for link, message in zip(links, messages)]
     except BaseException as error:  # the one place: nothing of the caller's may pass
         chain = [_last_resort(exc, error)]
-    return pickle.dumps(chain, 5)
+    return pickle.dumps((step, chain), 5)
 
 
 def _links(exc: BaseException) -> List[BaseException]:

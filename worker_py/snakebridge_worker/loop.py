@@ -142,7 +142,7 @@ def runner(shared: Shared, index: int) -> Callable[[Any], None]:
                 body = atom(value)
             else:
                 if type(value) is CoroutineType:
-                    value = coroutines.run(value)
+                    value = coroutines.run(value) if plan.last is None else await_last(value, plan.last)
                 try:
                     body, refs = encode(value, plan.want)
                 except BaseException as error:
@@ -221,13 +221,24 @@ def deliver(
     shared.send(wire.reply(seq, ended, wire.BLOCK, block, length, released, refs))
 
 
+def await_last(coroutine: Any, step: str) -> Any:
+    """Runs the coroutine that the last step of a chain gave; what it raises is of that step."""
+    try:
+        return coroutines.run(coroutine)
+    except BaseException as error:
+        raise errors.InStep(step, error)
+
+
 def failure(error: BaseException) -> tuple[int, bytes]:
     """How a call ended that raised, and the body that says so."""
+    step = None
+    if type(error) is errors.InStep:
+        step, error = error.step, error.error
     if type(error) is errors.RefNotFound:
         return wire.NO_SUCH_REF, pickle.dumps(error.ref_id, 5)
     if type(error) is errors.EncodeError:
         return wire.UNSENDABLE, pickle.dumps(str(error), 5)
-    return wire.RAISED, errors.describe(error)
+    return wire.RAISED, errors.describe(error, step)
 
 
 def serve(shared: Shared, run: Callable[[Any], None]) -> None:

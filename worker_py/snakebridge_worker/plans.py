@@ -14,6 +14,7 @@ from typing import Any, Callable
 
 from snakebridge_worker import contexts, streams
 from snakebridge_worker.codec import ATOMS
+from snakebridge_worker.errors import InStep
 
 _U64 = struct.Struct("<Q")
 _U32 = struct.Struct("<I")
@@ -23,8 +24,28 @@ MOST_PLANS = 4096
 
 FUNCTION, GLOBAL, MODULE, ITSELF, CALL, METHOD, GETATTR, SETATTR, GETITEM, SETITEM, DELITEM, LEN, STR, REPR = range(14)
 STREAM, BATCH, CLOSE, ENTER, EXIT = range(14, 19)
-#: How many texts follow a step's kind; none for those that are not here.
-_TEXTS = {FUNCTION: 2, GLOBAL: 2, MODULE: 1, METHOD: 1, GETATTR: 1, SETATTR: 1}
+#: What the host's language calls each kind of step, and how many texts follow it.
+_KINDS = {
+    FUNCTION: ("call", 2),
+    GLOBAL: ("get", 2),
+    MODULE: ("import", 1),
+    ITSELF: ("itself", 0),
+    CALL: (".call_with", 0),
+    METHOD: (".call_method", 1),
+    GETATTR: (".getattr", 1),
+    SETATTR: (".setattr", 1),
+    GETITEM: (".get_item", 0),
+    SETITEM: (".set_item", 0),
+    DELITEM: (".del_item", 0),
+    LEN: (".len", 0),
+    STR: (".str", 0),
+    REPR: (".repr", 0),
+    STREAM: (".stream", 0),
+    BATCH: (".batch", 0),
+    CLOSE: (".close", 0),
+    ENTER: (".enter", 0),
+    EXIT: (".exit", 0),
+}
 
 #: A step: the object, the positional and the keyword arguments make the next object.
 _Step = Callable[[Any, tuple, dict], Any]
@@ -34,14 +55,18 @@ class Plan:
     """``run(body)`` makes the result; ``want`` says what the codec makes of it.
 
     ``atoms`` makes, by their type, the pickles of values that are sent as the plain pickle of themselves.
+    ``last`` names the last of several steps, for a result that has to be awaited.
     """
 
-    __slots__ = ("run", "want", "is_batch", "atoms")
+    __slots__ = ("run", "want", "is_batch", "last", "atoms")
 
-    def __init__(self, run: Callable[[Any], Any], want: bytes, is_batch: bool = False) -> None:
+    def __init__(
+        self, run: Callable[[Any], Any], want: bytes, is_batch: bool = False, last: str | None = None
+    ) -> None:
         self.run = run
         self.want = want
         self.is_batch = is_batch
+        self.last = last
         self.atoms: dict[type, Callable[[Any], bytes]] = {}
 
 
@@ -77,15 +102,24 @@ def parse(raw: bytes) -> Plan:
         (kind,) = _U32.unpack_from(raw, at)
         at += 4
         texts = []
-        for _ in range(_TEXTS.get(kind, 0)):
+        for _ in range(_KINDS[kind][1]):
             text, at = _bytes(raw, at)
             texts.append(text.decode())
         steps.append((kind, *texts))
     want, at = _bytes(raw, at)
-    if long:
-        compiled = [_step(*step) for step in steps]
-        return Plan(lambda body: _run_long(compiled, body), want)
-    return Plan(_short(*steps[0]), want, steps[0][0] == BATCH)
+    if not long:
+        return Plan(_short(*steps[0]), want, steps[0][0] == BATCH)
+    compiled = [_step(*step) for step in steps]
+    if count == 1:
+        return Plan(lambda body: _run_step(compiled[0], body), want)
+    names = [f"step {number} of {count}: {_name(*step)}" for number, step in enumerate(steps, 1)]
+    return Plan(lambda body: _run_chain(compiled, names, body), want, last=names[-1])
+
+
+def _name(kind: int, *texts: str) -> str:
+    """A step as the host's program has it, without its arguments: ``.call_method("as_posix")``."""
+    inside = ", ".join(f'"{text}"' for text in texts)
+    return f"{_KINDS[kind][0]}({inside})"
 
 
 def _bytes(raw: bytes, at: int) -> tuple[bytes, int]:
@@ -94,11 +128,22 @@ def _bytes(raw: bytes, at: int) -> tuple[bytes, int]:
     return raw[at + 8 : at + 8 + length], at + 8 + length
 
 
-def _run_long(steps: list[_Step], body: Any) -> Any:
-    """Runs a plan whose body is the first object and a list with the arguments of each step."""
+def _run_step(step: _Step, body: Any) -> Any:
+    """Runs a plan of one step, whose body is the object and a list with the arguments of that step."""
+    target, ((args, kwargs),) = body
+    return step(target, args, kwargs or {})
+
+
+def _run_chain(steps: list[_Step], names: list[str], body: Any) -> Any:
+    """Runs a plan of several steps; raises ``InStep`` with what one of them raised."""
     target, arguments = body
-    for step, (args, kwargs) in zip(steps, arguments):
-        target = step(target, args, kwargs or {})
+    at = 0
+    try:
+        for step, (args, kwargs) in zip(steps, arguments):
+            target = step(target, args, kwargs or {})
+            at += 1
+    except BaseException as error:
+        raise InStep(names[min(at, len(names) - 1)], error)
     return target
 
 
