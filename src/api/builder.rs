@@ -50,7 +50,8 @@ impl Builder {
         self
     }
 
-    /// Adds a pool; the first one is the default.
+    /// Adds a pool; the first one is the default. It takes the place of one of the same name that
+    /// came from a file or a variable.
     pub fn pool(mut self, pool: PoolConfig) -> Self {
         self.config = self.config.pool(pool);
         self

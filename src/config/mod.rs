@@ -1,7 +1,13 @@
 //! What can be set: per bridge ([`Config`]), per pool ([`PoolConfig`]), per session ([`SessionOptions`]).
+//!
+//! [`key`] has the keys of a configuration that is written down, [`file`] and [`variables`] read one.
 
+mod file;
+mod key;
+mod kind;
 mod pool;
 mod session;
+mod variables;
 
 pub(crate) use pool::MAX_CONCURRENCY;
 pub use pool::{PoolConfig, StartMethod};
@@ -86,6 +92,10 @@ pub enum LogLevel {
 
 /// The configuration of a whole bridge.
 ///
+/// It is made in code, read from a file ([`from_toml_file`](Self::from_toml_file)) or from variables
+/// of the environment ([`from_env`](Self::from_env)). As serde writes it, `from_toml` reads it again:
+/// what is set, the defaults included, with durations as text.
+///
 /// ```
 /// use snakebridge::{Affinity, Config, LogLevel, PoolConfig};
 /// use std::time::Duration;
@@ -95,10 +105,17 @@ pub enum LogLevel {
 ///     .pool(PoolConfig::new("strict_pool").size(2).affinity(Affinity::StrictQueue))
 ///     .timeout(Duration::from_secs(30))
 ///     .session_cleanup_log_level(LogLevel::Debug);
+///
+/// let written = toml::to_string(&config).unwrap();
+/// assert!(written.contains(r#"timeout = "30s""#));
+/// assert_eq!(toml::to_string(&Config::from_toml(&written)?).unwrap(), written);
+/// # Ok::<_, snakebridge::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Config {
     pub(crate) pools: Vec<PoolConfig>,
+    /// Those of a file or a variable, which give way to one of the same name from code.
+    loaded: BTreeSet<PoolName>,
     pub(crate) default_pool: Option<PoolName>,
     pub(crate) session_ttl: Duration,
     pub(crate) max_refs: usize,
@@ -111,6 +128,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             pools: Vec::new(),
+            loaded: BTreeSet::new(),
             default_pool: None,
             session_ttl: Duration::from_secs(3600),
             max_refs: 10_000,
@@ -138,9 +156,14 @@ impl Config {
         Self::new().pool(PoolConfig::new("default").size(size).affinity(affinity))
     }
 
-    /// Adds a pool; the first one added is the default.
+    /// Adds a pool; the first one added is the default. It takes the place of one of the same name
+    /// that came from a file or a variable, as a whole.
     pub fn pool(mut self, pool: PoolConfig) -> Self {
-        self.pools.push(pool);
+        let replaced = self.loaded.remove(&pool.name);
+        match self.pools.iter_mut().find(|known| replaced && known.name == pool.name) {
+            Some(known) => *known = pool,
+            None => self.pools.push(pool),
+        }
         self
     }
 

@@ -32,6 +32,46 @@ async fn a_configuration_that_makes_no_sense_is_refused_before_anything_starts()
 }
 
 #[tokio::test]
+async fn a_bridge_is_as_its_file_says_and_code_has_the_last_word() {
+    let dir = Dir::new();
+    let file = dir.0.join("bridge.toml");
+    let text = r#"
+        default_pool = "second"
+        timeout = "none"
+        session_ttl = "none"
+        [[pools]]
+        name = "first"
+        size = 3
+        [[pools]]
+        name = "second"
+        size = 1
+        timeout = "none"
+        queue_timeout = "none"
+        cancel_grace = "none"
+        shutdown_grace = "none"
+        retire_grace = "none"
+        start_timeout = "none"
+        restart_backoff = { first = "none", longest = "none" }
+        env = { OF_THE_FILE = "yes" }
+        "#;
+    std::fs::write(&file, text).unwrap();
+    let config = Config::from_toml_file(&file).unwrap();
+    let builder = SnakeBridge::builder().config(config).pool(PoolConfig::new("first").size(1));
+    let py = within("a start from a file", builder.start()).await.unwrap();
+    let sizes: Vec<_> = py.stats().await.pools.iter().map(|pool| (pool.name.to_string(), pool.size)).collect();
+    assert_eq!(sizes, [("first".into(), 1), ("second".into(), 1)]);
+    let told: String = py.get("os", "environ").get_item("OF_THE_FILE").extract().await.unwrap();
+    assert_eq!(told, "yes");
+
+    std::fs::write(&file, format!("{text}sise = 2")).unwrap();
+    let error = Config::from_toml_file(&file).unwrap_err();
+    let line = text.lines().count();
+    let told = format!("{}:{line}: unknown key `sise` in pool `second`; did you mean `size`?", file.display());
+    assert_eq!((error.code(), error.to_string()), ("config", told));
+    py.shutdown().await.unwrap();
+}
+
+#[tokio::test]
 async fn no_python_is_an_error_that_names_what_was_looked_at() {
     let dir = Dir::new();
     let missing = dir.0.join("python-that-is-not-there");
