@@ -555,8 +555,10 @@ impl ActorFuture<WorkerActor> for Pump {
                 Look::Receive(_) | Look::Again => First::WhenReady,
             };
             if !actor.poll_message(first, task) {
-                if look == Look::Again {
-                    task.waker().wake_by_ref();
+                match look {
+                    Look::Again => task.waker().wake_by_ref(),
+                    Look::Receive(First::Waiting) if taken == 0 => actor.polling.waited_in_vain(),
+                    Look::Receive(_) => {}
                 }
                 if taken > 0 && actor.outbox.is_waiting() {
                     // A message that was taken may have given back what waits for a block, or sent more.

@@ -330,16 +330,6 @@ impl<R> Call<R> {
         CallFuture::new(self.into_draft(), Finish { want, decode: pickle::decode_batch::<T> })
     }
 
-    /// Makes the call though nobody waits for it.
-    pub(super) fn detach(mut self) {
-        let life = Arc::clone(self.draft().origin.life());
-        let call = self.discard();
-        // With its thread the bridge has gone, and with that what the call was for.
-        let _spawned = life.core.arbiter.spawn(async move {
-            let _outcome = call.await;
-        });
-    }
-
     /// Converts the result into any type that serde can deserialise.
     ///
     /// What is not plain data is taken by value where it has one: subclasses by their base, members of

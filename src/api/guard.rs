@@ -11,8 +11,8 @@ use std::sync::Arc;
 /// The open block of a context manager: see [`PyRef::enter`].
 ///
 /// It ends with [`exit`](Self::exit), or in the background when this is dropped: that is a call of its
-/// session, which waits its turn and is given the pool's `cancel_grace`. When its session ends first, or its
-/// worker dies, the block does not end.
+/// session, which waits its turn, however long, and is then given the pool's `cancel_grace`. When its session
+/// ends first, or its worker dies, the block does not end.
 #[must_use = "dropped, it ends the block at once"]
 pub struct Guard(Option<(PyRef, Arc<Hold>)>);
 
@@ -21,9 +21,10 @@ impl Guard {
     ///
     /// # Errors
     /// Awaited: `Python` with what the manager raised; else see [`enum@crate::Error`].
-    pub fn exit(mut self) -> impl Future<Output = Result<()>> + Send + 'static {
+    pub async fn exit(mut self) -> Result<()> {
+        // Never polled, the future is dropped with the guard in it, and that ends the block.
         let (manager, hold) = self.0.take().expect("only this and the drop take it");
-        Call::on(manager, hold, Step::Exit, ()).continuing().discard()
+        Call::on(manager, hold, Step::Exit, ()).continuing().discard().await
     }
 }
 

@@ -3,12 +3,16 @@
 use super::args::IntoArgs;
 use super::call::{Call, CallFuture};
 use crate::actors::hold::Hold;
-use crate::error::Result;
+use crate::error::{Error, Ran, Result};
 use crate::value::{PyRef, Value};
 use crate::wire::Step;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// What is ended in the background gets so long where `cancel_grace` is shorter: it could not begin.
+const SHORTEST_GRACE: Duration = Duration::from_millis(10);
 
 impl PyRef {
     pub(crate) fn hold(&self) -> Arc<Hold> {
@@ -27,8 +31,18 @@ impl PyRef {
             return;
         }
         if let Ok(pool) = core.pool(self.pool()) {
-            let grace = pool.config.cancel_grace;
-            Call::on(self, hold, end, ()).continuing().timeout(grace).detach();
+            let grace = pool.config.cancel_grace.max(SHORTEST_GRACE);
+            let life = Arc::clone(&hold.life);
+            // With its thread the bridge has gone, and with that what the call was for.
+            let _spawned = life.core.arbiter.spawn(async move {
+                // The grace is for the end itself: one that has only waited so long waits again.
+                let mut waited = true;
+                while waited {
+                    let ending = Call::on(self.clone(), Arc::clone(&hold), end.clone(), ()).continuing();
+                    let outcome = ending.timeout(grace).discard().await;
+                    waited = matches!(outcome, Err(Error::Timeout { ran: Ran::No, .. }));
+                }
+            });
         }
     }
 

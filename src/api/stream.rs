@@ -27,7 +27,7 @@ use std::time::Duration;
 ///
 /// It ends with `None` at the iterator's end, or with one error: `Python` with what the iterator raised,
 /// `WorkerCrashed`, `Timeout` where a batch took longer than the call's timeout, `Cancelled` when its session
-/// was released. An item that does not fit its type is a `Convert` error in its place, and the stream goes on.
+/// was released, `ShuttingDown`. An item that does not fit its type is a `Convert` error in its place, and the stream goes on.
 ///
 /// Dropped before its end it closes the generator, whose `finally` blocks run: that is a call of its session
 /// too, and is given `cancel_grace`.
@@ -142,8 +142,13 @@ impl<T: DeserializeOwned + Send + 'static> Stream for PyStream<T> {
         while let Some(source) = &mut this.source {
             if source.hold.state.has_ended() {
                 this.ready.clear();
-                let why = format!("session {} was released", source.hold.id()).into();
-                this.end(Error::Cancelled { why, ran: Ran::Yes });
+                let error = if source.hold.life.core.is_stopping() {
+                    Error::ShuttingDown { ran: Ran::Yes }
+                } else {
+                    let why = format!("session {} was released", source.hold.id()).into();
+                    Error::Cancelled { why, ran: Ran::Yes }
+                };
+                this.end(error);
                 break;
             }
             let ready = this.ready.len();

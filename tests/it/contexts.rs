@@ -1,7 +1,8 @@
 //! Context managers whose block is in Rust.
 
-use crate::support::{SOON, pool, start, until, within};
+use crate::support::{Gate, SOON, pool, start, until, within};
 use snakebridge::{PyRef, SnakeBridge, Value};
+use std::time::Duration;
 
 async fn manager(py: &SnakeBridge, class: &str) -> PyRef {
     within("a manager", py.call("open_helpers", class, ()).into_ref()).await.unwrap()
@@ -73,5 +74,33 @@ async fn a_taint_does_not_keep_a_block_open() {
     within("an exit", guard.exit()).await.unwrap();
     py.clear_taint(manager.worker()).await.unwrap();
     assert_eq!(events(&manager).await.len(), 2);
+    py.shutdown().await.unwrap();
+}
+
+#[actix::test]
+async fn a_dropped_guard_ends_its_block_also_after_a_long_wait() {
+    let py = start([pool("p", 1).cancel_grace(Duration::from_millis(20))]).await;
+    let manager = manager(&py, "Manager").await;
+    let (_, guard) = within("an entry", manager.enter()).await.unwrap();
+    let gate = Gate::new();
+    let held = tokio::spawn(py.session("b").call("bridge_helpers", "hold", (gate.path(),)).discard());
+    gate.held().await;
+    drop(guard);
+    // Longer than the grace: another session has the worker.
+    let waits = manager.getattr("events").timeout(Duration::from_millis(300)).discard();
+    within("a wait", waits).await.unwrap_err();
+    gate.open();
+    within("the held call", held).await.unwrap().unwrap();
+    until("the end of the block", || async { events(&manager).await.len() == 2 }).await;
+    py.shutdown().await.unwrap();
+}
+
+#[actix::test]
+async fn an_exit_that_is_never_polled_ends_its_block() {
+    let py = start([pool("p", 1)]).await;
+    let manager = manager(&py, "Manager").await;
+    let (_, guard) = within("an entry", manager.enter()).await.unwrap();
+    drop(guard.exit());
+    until("the end of the block", || async { events(&manager).await.len() == 2 }).await;
     py.shutdown().await.unwrap();
 }

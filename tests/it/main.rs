@@ -11,5 +11,6 @@ mod input;
 mod queue;
 mod reference;
 mod sessions;
+mod stream_traps;
 mod streams;
 mod supervision;

@@ -165,3 +165,83 @@ class AsyncManager:
 
     async def __aexit__(self, *what):
         self.events.append("left")
+
+
+class Restarting:
+    """The iterator of many a textbook: ``iter`` begins anew."""
+
+    def __init__(self, most):
+        self.most = most
+
+    def __iter__(self):
+        self.n = 0
+        return self
+
+    def __next__(self):
+        if self.n == self.most:
+            raise StopIteration
+        self.n += 1
+        return self.n
+
+
+class NextOnly:
+    """What ``for`` takes from ``__iter__``: it need not be iterable itself."""
+
+    def __init__(self, most):
+        self.made, self.most = 0, most
+
+    def __next__(self):
+        if self.made == self.most:
+            raise StopIteration
+        self.made += 1
+        return self.made
+
+
+class Bare:
+    def __init__(self, most):
+        self.most = most
+
+    def __iter__(self):
+        return NextOnly(self.most)
+
+
+class RestartingTicks:
+    """The asynchronous one."""
+
+    def __init__(self, most):
+        self.most = most
+
+    def __aiter__(self):
+        self.n = 0
+        return self
+
+    async def __anext__(self):
+        if self.n == self.most:
+            raise StopAsyncIteration
+        self.n += 1
+        return self.n
+
+
+def forks():
+    yield 1
+    child = os.fork()
+    yield 2
+    if child:
+        os.waitpid(child, 0)
+    yield 3
+
+
+def raises(name):
+    import builtins
+
+    yield 1
+    raise getattr(builtins, name)("from inside")
+
+
+def marks(path):
+    try:
+        while True:
+            yield 1
+    finally:
+        with open(path, "w") as file:
+            file.write("closed")

@@ -22,6 +22,8 @@ _IDLE = 50
 #: How a batch ends: with more to come, or at the iterator's end; else the description of what it raised.
 MORE, END = None, b""
 
+_OVER = object()
+
 #: Items of these are small, whatever they are, and never change.
 _SMALL = frozenset((int, float, bool, type(None)))
 _FIXED = (kinds.ATOMS - {bytearray}) | frozenset(kinds.REDUCERS)
@@ -84,9 +86,11 @@ class Stream:
 
     def fill(self, items: list[Any], most: int, most_bytes: int) -> bytes | None:
         """Adds the next items, so many at most; how the batch ends."""
+        iterator = self._iterator
         keep, small, now, until, left, room = items.append, _SMALL, monotonic, monotonic() + SLICE, most, most_bytes
         try:
-            for item in self._iterator:
+            # Not with `for`, which would call `iter` again: some begin anew then.
+            while (item := next(iterator, _OVER)) is not _OVER:
                 if type(item) not in small:
                     item, room = _weigh(item, room)
                 keep(item)
@@ -94,14 +98,14 @@ class Stream:
                 if left <= 0 or room <= 0 or now() >= until:
                     return MORE
         except BaseException as error:
-            self._iterator = ()
+            self._iterator = iter(())
             return errors.describe(error)
-        self._iterator = ()
+        self._iterator = iter(())
         return END
 
     def close(self) -> None:
         """Has a generator run its ``finally`` blocks; what else is iterated is let go."""
-        iterator, self._iterator = self._iterator, ()
+        iterator, self._iterator = self._iterator, iter(())
         if isinstance(iterator, Generator):
             iterator.close()
 
@@ -150,14 +154,17 @@ class AsyncStream:
 
 
 async def _fill(iterator: AsyncIterator[Any], items: list[Any], left: int, room: int) -> bytes | None:
-    until = monotonic() + SLICE
-    async for item in iterator:
+    until, step = monotonic() + SLICE, type(iterator).__anext__
+    while True:
+        try:
+            item = await step(iterator)
+        except StopAsyncIteration:
+            return END
         item, room = _weigh(item, room)
         items.append(item)
         left -= 1
         if left <= 0 or room <= 0 or monotonic() >= until:
             return MORE
-    return END
 
 
 class _UnderWay:

@@ -139,6 +139,13 @@ impl Polling {
         if self.cores == 1 { Look::Receive(First::Waiting) } else { Look::Again }
     }
 
+    /// The thread has waited for a message, and none came: one such wait is all that a call gets.
+    pub(super) fn waited_in_vain(&mut self) {
+        if self.looking.take().is_some() {
+            self.missed();
+        }
+    }
+
     fn missed(&mut self) {
         self.misses += 1;
         if self.misses == 2 {
@@ -282,6 +289,18 @@ mod tests {
         assert_eq!(other.on_sent(1, now), Some(BUDGET));
         drop((one, other));
         assert_eq!(all.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn one_that_was_waited_for_in_vain_does_not_keep_others_from_being_looked_at() {
+        let all = Box::leak(Box::new(AtomicUsize::new(0)));
+        let (mut one, mut other) = (Polling::with(1, 1, all), Polling::with(1, 1, all));
+        let now = Instant::now();
+        let _budget = one.on_sent(1, now);
+        assert_eq!(one.look(0, || now), Look::Receive(First::Waiting));
+        one.waited_in_vain();
+        let _budget = other.on_sent(1, now);
+        assert_eq!(other.look(0, || now), Look::Receive(First::Waiting));
     }
 
     #[test]

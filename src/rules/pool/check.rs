@@ -76,10 +76,11 @@ impl Pool {
             assert_eq!(session.calls, calls.len(), "calls of {session:?}");
             let returning = self.returning.values().flatten().filter(|(_, of)| of == sid).count();
             assert_eq!(session.returning, returning, "returning of {session:?}");
-            let in_lines: usize = session.lines.iter().map(|line| line.calls.len()).sum();
-            assert_eq!(session.waiting, in_lines, "waiting of {session:?}");
-            if in_lines > 0 {
-                by_waiting.insert((in_lines, *sid));
+            let in_lines = session.lines.iter().flat_map(|line| &line.calls);
+            let with_a_place = in_lines.filter(|id| !self.calls[id].is_continuing()).count();
+            assert_eq!(session.waiting, with_a_place, "waiting of {session:?}");
+            if with_a_place > 0 {
+                by_waiting.insert((with_a_place, *sid));
             }
             let asked = |call: &&&super::Call| {
                 call.is_in_line() && call.lease().is_some_and(|lease| matches!(lease.take_back, TakeBack::Asked(_)))

@@ -201,7 +201,7 @@ impl Pool {
         if let Target::Worker(place) = target {
             self.worker_mut(place).waiting += 1;
         }
-        self.count_waiting(sid, |waiting| waiting + 1);
+        self.count_waiting(id, |waiting| waiting + 1);
         if self.sessions[&sid].line(target).is_none() {
             let turn = self.queue.next_turn();
             self.session_mut(sid).lines.push(Line { target, calls: VecDeque::new(), turn, is_listed: false });
@@ -222,7 +222,7 @@ impl Pool {
         if let Target::Worker(place) = target {
             self.worker_mut(place).waiting -= 1;
         }
-        self.count_waiting(sid, |waiting| waiting - 1);
+        self.count_waiting(id, |waiting| waiting - 1);
         self.unlist(sid, target);
         let session = self.session_mut(sid);
         let line = session.line_mut(target).expect("a waiting call stands in its line");
@@ -234,7 +234,12 @@ impl Pool {
         self.relist(sid, target);
     }
 
-    fn count_waiting(&mut self, sid: Sid, change: impl Fn(usize) -> usize) {
+    fn count_waiting(&mut self, id: CallId, change: impl Fn(usize) -> usize) {
+        let call = &self.calls[&id];
+        if call.is_continuing() {
+            return;
+        }
+        let sid = call.sid;
         let session = self.sessions.get_mut(&sid).expect("a call's session is known");
         let before = session.waiting;
         session.waiting = change(before);

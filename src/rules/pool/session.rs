@@ -38,7 +38,7 @@ pub(super) struct Session {
     /// before it is known whether these did.
     pub(super) settling: Option<Settling>,
     pub(super) lines: Vec<Line>,
-    /// How many of its calls are in its lines.
+    /// How many of its calls are in its lines and take a place there.
     pub(super) waiting: usize,
     pub(super) stage: Stage,
 }
