@@ -232,6 +232,9 @@ impl fmt::Debug for RefId {
     }
 }
 
+/// Objects are counted from 2³⁶ for each worker that ever was; none will reach this bit.
+const NAMESPACES: u64 = 1 << 63;
+
 /// One incarnation of a session: what ends with `release()` and never comes back, though its id may.
 ///
 /// Equality, order and hash look at the incarnation alone, which is unique in its bridge.
@@ -252,6 +255,11 @@ impl SessionKey {
 
     pub(crate) fn incarnation(&self) -> u64 {
         self.incarnation
+    }
+
+    /// What a worker knows the session's namespace by: an id that no worker gives to an object.
+    pub(crate) fn namespace(&self) -> RefId {
+        RefId(NAMESPACES | self.incarnation)
     }
 }
 

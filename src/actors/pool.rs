@@ -142,6 +142,9 @@ impl PoolSupervisor {
                     self.order(&worker, worker::Retire);
                     self.workers.remove(&worker);
                 }
+                Action::DropNamespace { session, worker } => {
+                    self.order(&worker, worker::Free { ids: vec![session.namespace()] });
+                }
                 Action::Forgotten { session } => {
                     self.tell(&session, Forgotten);
                     self.sessions.remove(&session);

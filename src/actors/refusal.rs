@@ -17,6 +17,12 @@ pub(crate) fn error(refusal: Refusal, request: &Request) -> Error {
         Refusal::QueueTimeout { waited } => Error::QueueTimeout { pool, waited },
         Refusal::Timeout { timeout } => Error::Timeout { timeout, ran: Ran::No },
         Refusal::RefLost { worker, cause } => Error::RefLost { session, worker, cause },
+        Refusal::NamespaceElsewhere { namespace, refs } => Error::RefsOnDifferentWorkers {
+            what: format!(
+                "the namespace of session {session} is in worker {namespace}, and refs of the call are in {refs}"
+            )
+            .into(),
+        },
         Refusal::Cancelled => Error::Cancelled { why: format!("session {session} was released").into(), ran: Ran::No },
         Refusal::ShuttingDown => Error::ShuttingDown { ran: Ran::No },
     }

@@ -26,6 +26,7 @@ pub(crate) struct Request {
     pub(crate) affinity: Option<Affinity>,
     /// The worker that holds the refs which the call carries.
     pub(crate) pinned_to: Option<WorkerId>,
+    pub(crate) uses_namespace: bool,
     pub(crate) deadline: Option<Instant>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) queue_timeout: Option<Duration>,
@@ -47,6 +48,7 @@ impl Request {
             purpose: self.purpose,
             affinity: self.affinity,
             pinned_to: self.pinned_to.clone(),
+            uses_namespace: self.uses_namespace,
             deadline: self.deadline,
             timeout: self.timeout,
             queue_timeout: self.queue_timeout,

@@ -514,6 +514,7 @@ impl Draft {
             purpose,
             affinity,
             pinned_to: address.pinned_to,
+            uses_namespace: false,
             deadline: timeout.map(|timeout| Instant::now() + bounded(timeout)),
             timeout,
             queue_timeout: queue_timeout.map(bounded),

@@ -26,6 +26,8 @@ pub(crate) enum Action {
     Kill { worker: WorkerId },
     /// It has exited and no request is on its way to it any more: its actor may stop.
     LeasesClosed { worker: WorkerId },
+    /// To the worker: drop the namespace of that session, which has ended.
+    DropNamespace { session: SessionKey, worker: WorkerId },
     /// The pool holds nothing of that session any more.
     Forgotten { session: SessionKey },
     /// Every slot is ready, for the first time.

@@ -13,6 +13,7 @@ pub(super) struct Call {
     pub(super) affinity: Affinity,
     /// The worker that holds its refs.
     pub(super) pinned_to: Option<Place>,
+    pub(super) uses_namespace: bool,
     pub(super) rehomes: bool,
     pub(super) deadline: Option<Instant>,
     pub(super) timeout: Option<Duration>,

@@ -1,7 +1,7 @@
 //! Test only: what must hold between any two steps of a pool.
 
 use super::call::{Stage, TakeBack, Target};
-use super::session::Sid;
+use super::session::{self, Namespace, Sid};
 use super::{Pool, Purpose, Worker};
 use crate::id::{CallId, SessionKey, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -97,6 +97,12 @@ impl Pool {
             for (place, pins) in &session.pins {
                 assert!(*pins > 0 && self.workers[place].pinned.contains(sid), "pins of {session:?}");
             }
+            if let Namespace::At { place, .. } = session.namespace {
+                assert!(session.stage == session::Stage::Ending || session.pins_at(place) > 0, "{session:?}");
+                let elsewhere = |line: &&session::Line| line.target != Target::Worker(place);
+                let mut waiting = session.lines.iter().filter(elsewhere).flat_map(|line| line.calls.iter());
+                assert!(!waiting.any(|id| self.calls[id].uses_namespace), "waits without its namespace: {session:?}");
+            }
         }
         assert_eq!(self.queue.by_waiting, by_waiting, "sessions by how many wait");
         assert_eq!(self.queue.any_turns, self.turns(Target::Any), "turns for any worker");
@@ -179,6 +185,7 @@ fn the_pools_share_of_a_call() {
         purpose: Purpose::Call,
         affinity: None,
         pinned_to: None,
+        uses_namespace: false,
         deadline: None,
         timeout: None,
         queue_timeout: None,

@@ -26,6 +26,9 @@ impl Pool {
         self.emit(Fact::WorkerExited { worker: worker.clone(), cause: cause.clone(), expected });
         let cause: Arc<str> = cause.into();
         self.note_exit(place, cause.clone());
+        for id in &begun {
+            self.note_namespace_used(*id);
+        }
         self.lose_state(place, &cause);
 
         let mut displaced = self.end_leases(place, &begun, now);
@@ -67,7 +70,9 @@ impl Pool {
             }
         }
         for sid in pinned {
-            self.session_mut(sid).unpin(place, usize::MAX);
+            let session = self.session_mut(sid);
+            session.unpin(place, usize::MAX);
+            session.lose_namespace(place, cause);
         }
     }
 

@@ -8,11 +8,12 @@ use crate::id::{CallId, SessionKey};
 use std::time::Instant;
 
 impl Pool {
-    /// Forgets a home that is missing or tainted; never a healthy one.
+    /// Forgets a home that is missing or tainted, never a healthy one, and a namespace that is lost.
     pub(crate) fn reset(&mut self, session: &SessionKey, now: Instant) {
         let sid = Sid::from(session);
         let Some(session) = self.sessions.get_mut(&sid) else { return };
         session.lost = None;
+        session.forget_lost_namespace();
         if let Some(home) = session.home
             && self.workers.get(&home).is_none_or(|worker| worker.taint.is_some())
         {

@@ -3,7 +3,7 @@
 use super::Pool;
 use super::action::Action;
 use super::call::{Lease, Stage, TakeBack, Target, Then};
-use super::session::{self, Settling, Sid};
+use super::session::{self, Namespace, Settling, Sid};
 use super::worker::Place;
 use crate::event::Fact;
 use crate::id::{CallId, SessionKey, WorkerId};
@@ -19,6 +19,7 @@ impl Pool {
     /// The call, which goes on, has made that many refs.
     pub(crate) fn handle_pins_made(&mut self, call: CallId, pins_made: usize) {
         let Some((sid, place)) = self.leased(call) else { return };
+        self.note_namespace_used(call);
         let keeps_state = self.workers[&place].keeps_state();
         let session = self.session_mut(sid);
         if pins_made > 0 && keeps_state && session.stage == session::Stage::Live {
@@ -69,6 +70,7 @@ impl Pool {
                 return;
             }
         }
+        self.note_namespace_used(call);
         self.take_to_run(call);
         if in_line {
             self.unsettle(sid, now);
@@ -115,18 +117,23 @@ impl Pool {
 
     fn lend(&mut self, id: CallId, place: Place, stage: Stage, now: Instant) {
         let call = self.calls.get_mut(&id).expect("only a known call is granted");
-        let (sid, has_refs) = (call.sid, call.pinned_to.is_some());
+        let (sid, has_refs, uses_namespace) = (call.sid, call.pinned_to.is_some(), call.uses_namespace);
         call.stage = stage;
         let worker = self.worker_mut(place);
         let may_be_home = worker.is_open_to_all();
         worker.handle_granted(id, now);
         let granted_to = worker.id.clone();
         let session = &self.sessions[&sid];
-        let wants_home = session.home.is_none() && !(has_refs && session.lost.is_some());
+        let makes_namespace = uses_namespace && matches!(session.namespace, Namespace::None);
+        let is_bound = has_refs || uses_namespace && !makes_namespace;
+        let wants_home = session.home.is_none() && !(is_bound && session.lost.is_some());
         let session = session.key.clone();
         self.act(Action::Grant { call: id, session, worker: granted_to });
         if wants_home && may_be_home {
             self.set_home(sid, place);
+        }
+        if makes_namespace {
+            self.make_namespace(sid, place);
         }
         if self.rules.concurrency > 1 {
             self.relist_all(sid);

@@ -14,9 +14,11 @@
 //! this one was seen. One that **retires** (`retire.rs`) has left its slot already and keeps what
 //! sessions hold in it until they end or its grace is over.
 //!
+//! **A namespace** of a session (`namespace.rs`) lives in one worker, and calls that use it go there.
+//!
 //! After every step no worker has room while a call whose turn may come waits for it.
 //!
-//! Deliberately absent: calls from inside callbacks, `on_home`, namespaces. All calls name
+//! Deliberately absent: calls from inside callbacks, `on_home`. All calls name
 //! their worker with the generation, so nothing late is ever taken for something of the next one.
 
 mod action;
@@ -24,6 +26,7 @@ mod call;
 mod death;
 mod ending;
 mod lease;
+mod namespace;
 mod observe;
 mod queue;
 mod retire;
@@ -127,6 +130,7 @@ impl Pool {
             purpose: ticket.purpose,
             affinity: ticket.affinity.unwrap_or(self.rules.affinity),
             pinned_to: ticket.pinned_to.as_ref().map(Place::from),
+            uses_namespace: ticket.uses_namespace,
             rehomes: on_lost == OnWorkerLost::Rehome,
             deadline: ticket.deadline,
             timeout: ticket.timeout,
@@ -202,7 +206,8 @@ impl Pool {
         if session.is_blank() {
             self.sessions.remove(&sid);
         } else if session.stage == session::Stage::Ending && session.is_idle() {
-            let session = session.key.clone();
+            self.drop_namespace(sid);
+            let session = self.session_mut(sid).key.clone();
             self.sessions.remove(&sid);
             self.act(Action::Forgotten { session });
         }

@@ -2,6 +2,8 @@
 
 use super::Pool;
 use super::call::Stage;
+#[cfg(test)]
+use super::session::Namespace;
 use super::session::Sid;
 use super::worker::{State, Worker};
 use crate::id::{CallId, SessionKey, WorkerId};
@@ -38,6 +40,15 @@ impl Pool {
         let session = self.sessions.get(&Sid::from(session))?;
         let place = session.home.or(session.lost.as_ref().map(|lost| lost.place))?;
         Some(self.worker_id(place))
+    }
+
+    /// The worker that the session's namespace lives in.
+    #[cfg(test)]
+    pub(crate) fn namespace(&self, session: &SessionKey) -> Option<WorkerId> {
+        match self.sessions.get(&Sid::from(session))?.namespace {
+            Namespace::At { place, .. } => Some(self.worker_id(place)),
+            Namespace::None | Namespace::Lost { .. } => None,
+        }
     }
 
     /// The session of a call that waits or holds a lease.

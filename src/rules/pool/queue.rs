@@ -23,6 +23,8 @@ pub(super) struct Queue {
     pub(super) any_turns: BTreeSet<(u64, Sid)>,
     /// Sessions with waiting calls, by how many.
     pub(super) by_waiting: BTreeSet<(usize, Sid)>,
+    /// Calls have changed lines within this step: what waited behind them may begin in any worker.
+    pub(super) has_moved: bool,
 }
 
 impl Queue {
@@ -133,6 +135,15 @@ impl Pool {
 
     /// The turn goes round: the worker takes calls as long as it has room for one whose turn it is.
     pub(super) fn serve(&mut self, place: Place, now: Instant) {
+        self.serve_turns(place, now);
+        while std::mem::take(&mut self.queue.has_moved) {
+            for place in self.workers.keys().copied().collect::<Vec<_>>() {
+                self.serve_turns(place, now);
+            }
+        }
+    }
+
+    fn serve_turns(&mut self, place: Place, now: Instant) {
         loop {
             // One that is tainted has turned away all but what goes on.
             let Some(worker) = self.workers.get(&place).filter(|worker| worker.keeps_state()) else { return };

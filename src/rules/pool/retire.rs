@@ -145,6 +145,9 @@ impl Pool {
         worker.state = State::Draining;
         let cause: Arc<str> = "retired, and its grace is over".into();
         self.note_exit(place, cause.clone());
+        for id in self.workers[&place].leases.iter().copied().collect::<Vec<_>>() {
+            self.note_namespace_used(id);
+        }
         self.lose_state(place, &cause);
         // Also those that seem to run: what has begun finishes, what has not fares as after a crash.
         // Before those that wait are routed, which must not overtake them.

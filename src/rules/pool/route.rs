@@ -1,7 +1,7 @@
 //! The routing table: where a call goes, waits, or why it is refused.
 
 use super::call::{Call, Stage, Target};
-use super::session::{self, Session, Sid};
+use super::session::{self, Namespace, Session, Sid};
 use super::ticket::{Purpose, Refusal};
 use super::worker::{Place, Worker};
 use super::{Phase, Pool};
@@ -22,7 +22,12 @@ impl Pool {
         let call = &self.calls[&id];
         debug_assert!(matches!(call.stage, Stage::Routing));
         let sid = call.sid;
-        if call.rehomes && call.pinned_to.is_none() && self.sessions[&sid].lost.is_some() {
+        let (rehomes, uses_namespace, has_refs) = (call.rehomes, call.uses_namespace, call.pinned_to.is_some());
+        if rehomes && uses_namespace {
+            self.session_mut(sid).forget_lost_namespace();
+        }
+        let is_bound = has_refs || uses_namespace && matches!(self.sessions[&sid].namespace, Namespace::At { .. });
+        if rehomes && !is_bound && self.sessions[&sid].lost.is_some() {
             self.session_mut(sid).lost = None;
         }
         match self.choose(&self.calls[&id], &self.sessions[&sid]) {
@@ -48,8 +53,10 @@ impl Pool {
             session::Stage::Ending => return Choice::Refuse(Refusal::Cancelled),
             session::Stage::Live => {}
         }
-        if let Some(place) = call.pinned_to {
-            return self.choose_for_refs(call, session, place);
+        match self.bound_to(call, session) {
+            Ok(Some(place)) => return self.choose_for_refs(call, session, place),
+            Ok(None) => {}
+            Err(refusal) => return Choice::Refuse(refusal),
         }
         if let Some(lost) = session.lost.as_ref().filter(|_| call.is_strict()) {
             reach!("home lost", call.affinity);
@@ -92,18 +99,21 @@ impl Pool {
             return Choice::Refuse(Refusal::RefLost { worker: self.worker_id(place), cause: self.cause_of(place) });
         };
         if worker.taint.is_some() && !call.is_continuing() {
-            reach!("refs, worker tainted", call.affinity);
+            reach!(
+                if call.uses_namespace { "namespace, worker tainted" } else { "refs, worker tainted" },
+                call.affinity
+            );
             return Choice::Refuse(self.unavailable(place, worker));
         }
         if worker.has_room(self.rules.concurrency) {
-            reach!("refs, worker free", call.affinity);
+            reach!(if call.uses_namespace { "namespace, worker free" } else { "refs, worker free" }, call.affinity);
             return if call.is_in_line() && self.must_wait_its_turn(session, place) {
                 Choice::Wait(Target::Worker(place))
             } else {
                 Choice::Grant(place)
             };
         }
-        reach!("refs, worker busy", call.affinity);
+        reach!(if call.uses_namespace { "namespace, worker busy" } else { "refs, worker busy" }, call.affinity);
         match call.affinity {
             Affinity::StrictFailFast if !call.is_continuing() => Choice::Refuse(Refusal::WorkerBusy),
             Affinity::Hint | Affinity::StrictQueue | Affinity::StrictFailFast => Choice::Wait(Target::Worker(place)),

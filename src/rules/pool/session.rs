@@ -1,4 +1,5 @@
-//! What a pool keeps of one session: its home, its mark of a lost one, its pins, its waiting calls.
+//! What a pool keeps of one session: its home, its mark of a lost one, its pins, its namespace, its
+//! waiting calls.
 
 use super::call::Target;
 use super::worker::Place;
@@ -23,6 +24,20 @@ pub(super) struct LostHome {
     pub(super) cause: Arc<str>,
 }
 
+/// Where the session's `exec` and `eval` run.
+#[derive(Clone, Debug)]
+pub(super) enum Namespace {
+    /// It is made where the next call that uses it is granted.
+    None,
+    At {
+        place: Place,
+        /// Whether a call may have begun in it: else nothing is lost with its worker.
+        is_used: bool,
+    },
+    /// Calls that use it are refused until reset or rehome.
+    Lost { place: Place, cause: Arc<str> },
+}
+
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) key: SessionKey,
@@ -30,6 +45,8 @@ pub(super) struct Session {
     pub(super) lost: Option<LostHome>,
     /// How many refs it holds in each worker.
     pub(super) pins: Vec<(Place, usize)>,
+    /// One of the pins there, where it lives.
+    pub(super) namespace: Namespace,
     /// Its calls that are neither over nor refused.
     pub(super) calls: usize,
     /// Its requests that may still be on their way to a worker that is gone.
@@ -74,6 +91,7 @@ impl Session {
             home: None,
             lost: None,
             pins: Vec::new(),
+            namespace: Namespace::None,
             calls: 0,
             returning: 0,
             settling: None,
@@ -123,6 +141,7 @@ impl Session {
         self.home.is_none()
             && self.lost.is_none()
             && self.pins.is_empty()
+            && matches!(self.namespace, Namespace::None)
             && self.is_idle()
             && self.stage == Stage::Live
     }

@@ -75,7 +75,7 @@ impl Pool {
         }
         for id in self.leases_ahead(place).into_iter().filter(|id| goes(self, id)).collect::<Vec<_>>() {
             let call = &self.calls[&id];
-            let is_bound = call.is_strict() || call.pinned_to.is_some();
+            let is_bound = call.is_strict() || call.pinned_to.is_some() || call.uses_namespace;
             self.take_back(id, if is_bound { Then::Refuse(refusal.clone()) } else { Then::RouteAgain });
         }
     }

@@ -71,6 +71,8 @@ pub(crate) struct Ticket {
     pub(crate) affinity: Option<Affinity>,
     /// The worker that holds the refs which the call carries.
     pub(crate) pinned_to: Option<WorkerId>,
+    /// Whether it runs in the session's namespace, which it then carries like a ref.
+    pub(crate) uses_namespace: bool,
     /// When the caller will have waited for `timeout`.
     pub(crate) deadline: Option<Instant>,
     pub(crate) timeout: Option<Duration>,
@@ -104,6 +106,11 @@ pub(crate) enum Refusal {
     RefLost {
         worker: WorkerId,
         cause: Arc<str>,
+    },
+    /// The namespace that it uses is not where its refs are.
+    NamespaceElsewhere {
+        namespace: WorkerId,
+        refs: WorkerId,
     },
     /// Its session has ended.
     Cancelled,

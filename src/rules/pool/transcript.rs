@@ -22,6 +22,7 @@ const FILES: &[(&str, &str)] = &[
     ("retiring.txt", include_str!("testdata/retiring.txt")),
     ("restarts.txt", include_str!("testdata/restarts.txt")),
     ("streams.txt", include_str!("testdata/streams.txt")),
+    ("namespace.txt", include_str!("testdata/namespace.txt")),
 ];
 
 /// Every cell of the routing table from the rows of refs on, and of the table of what happens. The
@@ -31,6 +32,12 @@ const ROWS: &[(&str, &[&str])] = &[
     ("refs, worker tainted", AFFINITIES),
     ("refs, worker free", AFFINITIES),
     ("refs, worker busy", AFFINITIES),
+    ("no namespace, a worker free", AFFINITIES),
+    ("namespace elsewhere", AFFINITIES),
+    ("namespace, worker gone", AFFINITIES),
+    ("namespace, worker tainted", AFFINITIES),
+    ("namespace, worker free", AFFINITIES),
+    ("namespace, worker busy", AFFINITIES),
     ("no home, a worker free", AFFINITIES),
     ("no home, none free", AFFINITIES),
     ("home free", AFFINITIES),
@@ -209,6 +216,7 @@ impl Desk {
                 },
                 affinity: options.affinity(),
                 pinned_to: options.value("refs").map(|text| worker(&text)),
+                uses_namespace: options.is_set("namespace"),
                 deadline: timeout.map(|timeout| self.now + timeout),
                 timeout,
                 queue_timeout: options.value("queue_timeout").map(|text| duration(&text)),
@@ -270,6 +278,7 @@ impl Desk {
             Action::Stop { worker } => format!("stop {worker}"),
             Action::Kill { worker } => format!("kill {worker}"),
             Action::LeasesClosed { worker } => format!("leases_closed {worker}"),
+            Action::DropNamespace { session, worker } => format!("drop_namespace {session} {worker}"),
             Action::Forgotten { session } => format!("forgotten {session}"),
             Action::Ready => "all_ready".into(),
             Action::Degraded { cause, permanent: false } => format!("degraded {cause}"),
@@ -299,6 +308,7 @@ fn refused(refusal: &Refusal) -> String {
         Refusal::QueueTimeout { waited } => format!("queue_timeout {waited:?}"),
         Refusal::Timeout { timeout } => format!("timeout {timeout:?}"),
         Refusal::RefLost { worker, cause } => format!("ref_lost {worker} {cause}"),
+        Refusal::NamespaceElsewhere { namespace, refs } => format!("namespace_elsewhere {namespace} refs {refs}"),
         Refusal::Cancelled => "cancelled".into(),
         Refusal::ShuttingDown => "shutting_down".into(),
     }

@@ -167,6 +167,7 @@ impl World {
             match message {
                 // Whoever asks this of a worker that is gone wants nothing else.
                 Message::Free(_)
+                | Message::DropNamespace(_)
                 | Message::Kill
                 | Message::Stop
                 | Message::Cancel(_)
@@ -204,6 +205,9 @@ impl World {
                 actor.lane.cancel(call, now);
             }
             Message::Free(ids) => self.post(Mailbox::ToProcess(worker.clone()), Message::Free(ids)),
+            Message::DropNamespace(key) => {
+                self.post(Mailbox::ToProcess(worker.clone()), Message::DropNamespace(key));
+            }
             Message::Kill => self.kill(worker),
             Message::Stop => self.post(Mailbox::ToProcess(worker.clone()), Message::Stop),
             Message::Spawned => self.on_spawned(worker),
@@ -342,6 +346,7 @@ impl World {
             Life::Alive => {
                 actor.process.life = Life::Dead;
                 actor.process.objects.clear();
+                actor.process.namespaces.clear();
                 self.post(Mailbox::FromProcess(worker.clone()), Message::Gone);
             }
             Life::Doomed | Life::Dead => {}
@@ -365,6 +370,10 @@ impl World {
                 for id in ids {
                     assert!(actor.process.objects.remove(&id), "{id} is freed twice, or by the wrong worker");
                 }
+            }
+            // It is not there if no call of it ever began.
+            Message::DropNamespace(key) => {
+                actor.process.namespaces.remove(&key.incarnation());
             }
             Message::Stop => {
                 let is_idle = |step: Step| matches!(step, Step::Idle);
@@ -404,7 +413,9 @@ impl World {
             }
             Step::Begun(seq, call) => {
                 thread.step = Step::Running(seq);
-                self.witness.begin(call, worker);
+                if let Some(session) = self.witness.begin(call, worker) {
+                    actor.process.namespaces.insert(session);
+                }
                 self.step_in(worker, entry, takes);
             }
             Step::Running(seq) => {

@@ -11,6 +11,8 @@ pub(super) struct Process {
     pub(super) begun: Vec<u64>,
     pub(super) revoked: BTreeSet<u64>,
     pub(super) objects: BTreeSet<RefId>,
+    /// The sessions whose namespace was made there.
+    pub(super) namespaces: BTreeSet<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +47,7 @@ impl Process {
             begun: vec![0; threads],
             revoked: BTreeSet::new(),
             objects: BTreeSet::new(),
+            namespaces: BTreeSet::new(),
         }
     }
 }

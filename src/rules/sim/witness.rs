@@ -25,6 +25,7 @@ pub(super) struct Record {
     pub(super) session: u64,
     pub(super) affinity: Affinity,
     pub(super) pinned_to: Option<WorkerId>,
+    pub(super) uses_namespace: bool,
     pub(super) deadline: Option<Instant>,
     pub(super) timeout: Option<Duration>,
     pub(super) outcome: Option<Outcome>,
@@ -34,7 +35,12 @@ pub(super) struct Record {
 #[derive(Default)]
 pub(super) struct Witness {
     pub(super) calls: BTreeMap<CallId, Record>,
-    last_begun: BTreeMap<(u64, Option<WorkerId>), CallId>,
+    last_begun: BTreeMap<(u64, Option<WorkerId>, bool), CallId>,
+    /// Where the last call began that used the session's namespace.
+    namespaces: BTreeMap<u64, WorkerId>,
+    /// Sessions that were reset since, and those that rehome.
+    anew: BTreeSet<u64>,
+    always_anew: BTreeSet<u64>,
     served: BTreeMap<LineView, BTreeSet<(WorkerId, u64)>>,
     restarts: Vec<Instant>,
 }
@@ -54,8 +60,17 @@ impl Witness {
         true
     }
 
-    /// User code of a call begins in a worker.
-    pub(super) fn begin(&mut self, call: CallId, worker: &WorkerId) {
+    /// The session may find an empty namespace in another worker.
+    pub(super) fn may_start_anew(&mut self, session: u64) {
+        self.anew.insert(session);
+    }
+
+    pub(super) fn may_always_start_anew(&mut self, session: u64) {
+        self.always_anew.insert(session);
+    }
+
+    /// User code of a call begins in a worker; returns the session whose namespace it uses.
+    pub(super) fn begin(&mut self, call: CallId, worker: &WorkerId) -> Option<u64> {
         let record = self.calls.get_mut(&call).expect("only a call that was made begins");
         assert_eq!(record.ran_at, None, "{call} begins twice, now at {worker}");
         assert!(!record.outcome.is_some_and(never_ran), "{call} begins after {:?}", record.outcome);
@@ -63,18 +78,31 @@ impl Witness {
         if let Some(holder) = &record.pinned_to {
             assert_eq!(worker, holder, "{call} begins where its refs are not");
         }
-        if record.affinity != Affinity::StrictQueue {
-            return;
+        let session = record.session;
+        if record.affinity == Affinity::StrictQueue {
+            // One with refs may pass one that waits for a home; else nothing of a session passes anything.
+            let carries = (session, record.pinned_to.clone(), record.uses_namespace);
+            let last = self.last_begun.insert(carries, call);
+            assert!(last.is_none_or(|last| last < call), "{call} begins after {last:?}");
         }
-        // One with refs may pass one that waits for a home; else nothing of a session passes anything.
-        let last = self.last_begun.insert((record.session, record.pinned_to.clone()), call);
-        assert!(last.is_none_or(|last| last < call), "{call} begins after {last:?}");
+        if !record.uses_namespace {
+            return None;
+        }
+        let before = self.namespaces.insert(session, worker.clone());
+        if before.is_some_and(|before| before != *worker) {
+            let is_told = self.anew.remove(&session) || self.always_anew.contains(&session);
+            assert!(is_told, "{call} begins in an empty namespace at {worker}, and nobody was told");
+        }
+        Some(session)
     }
 
-    /// A grant was made: no strict call without refs goes anywhere but home.
-    pub(super) fn granted(&self, call: CallId, worker: &WorkerId, home: Option<WorkerId>) {
+    /// A grant was made: no strict call without refs goes anywhere but home, and none that uses a
+    /// namespace anywhere but there.
+    pub(super) fn granted(&self, call: CallId, worker: &WorkerId, home: Option<WorkerId>, namespace: Option<WorkerId>) {
         let record = &self.calls[&call];
-        if record.affinity != Affinity::Hint && record.pinned_to.is_none() {
+        if record.uses_namespace {
+            assert_eq!(Some(worker), namespace.as_ref(), "{call} goes where its namespace is not");
+        } else if record.affinity != Affinity::Hint && record.pinned_to.is_none() {
             assert_eq!(Some(worker), home.as_ref(), "{call} is strict and goes elsewhere");
         }
     }

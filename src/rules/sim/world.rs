@@ -30,6 +30,8 @@ pub(super) struct World {
     pub(super) cancel_grace: Duration,
     budget: (usize, Duration),
     affinities: Vec<Affinity>,
+    /// Every session finds a new home by itself.
+    rehomes: bool,
     mail: BTreeMap<(Instant, u64), (Mailbox, Message)>,
     posted: u64,
     last: BTreeMap<Mailbox, Instant>,
@@ -78,8 +80,10 @@ impl World {
         world.until("nothing is left of the sessions", |world| {
             world.pool.is_blank() && world.actors.is_empty() && world.refs.live(None) == 0
         });
-        world.until("no object is stranded, and no lane remembers a call that is over", |world| {
-            let is_at_rest = |actor: &WorkerActor| actor.process.objects.is_empty() && actor.lane.is_at_rest();
+        world.until("no object and no namespace is stranded, and no lane remembers a call that is over", |world| {
+            let is_empty =
+                |actor: &WorkerActor| actor.process.objects.is_empty() && actor.process.namespaces.is_empty();
+            let is_at_rest = |actor: &WorkerActor| is_empty(actor) && actor.lane.is_at_rest();
             world.workers.values().all(|actor| actor.has_exited || is_at_rest(actor))
         });
         if !world.is_stopped {
@@ -107,7 +111,8 @@ impl World {
             .retire_grace(micros(random.between(1_000, 20_000)))
             .shutdown_grace(micros(random.between(1_000, 20_000)))
             .start_timeout(micros(10_000));
-        if random.one_in(4) {
+        let rehomes = random.one_in(4);
+        if rehomes {
             config = config.on_worker_lost(OnWorkerLost::Rehome);
         }
         let mut rules = PoolRules::from(&config);
@@ -129,6 +134,7 @@ impl World {
             cancel_grace: micros(grace),
             budget,
             affinities,
+            rehomes,
             mail: BTreeMap::new(),
             posted: 0,
             last: BTreeMap::new(),

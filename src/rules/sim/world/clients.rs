@@ -82,6 +82,8 @@ impl World {
             _ if self.random.one_in(6) => Purpose::Opening,
             _ => Purpose::Call,
         };
+        // A batch works on what is open, and on nothing else.
+        let uses_namespace = purpose != Purpose::Continuing && self.random.one_in(4);
         self.sessions.handle_held(&key);
         let timeout = (self.faults.deadlines && self.random.one_in(3)).then(|| micros(self.random.below(10_000)));
         let deadline = timeout.map(|timeout| self.now + timeout);
@@ -91,6 +93,7 @@ impl World {
             session,
             affinity: waits_as,
             pinned_to: pinned_to.clone(),
+            uses_namespace,
             deadline,
             timeout,
             outcome: None,
@@ -103,12 +106,16 @@ impl World {
             purpose,
             affinity: Some(affinity),
             pinned_to,
+            uses_namespace,
             deadline,
             timeout,
             queue_timeout: self.random.one_in(8).then(|| micros(200)),
             bytes: self.random.between(1, 100) as usize,
             on_worker_lost: self.random.one_in(8).then_some(OnWorkerLost::Rehome),
         };
+        if uses_namespace && (self.rehomes || ticket.on_worker_lost.is_some()) {
+            self.witness.may_always_start_anew(session);
+        }
         self.post(Mailbox::Session(session), Message::Submit(ticket));
     }
 

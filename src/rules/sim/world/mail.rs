@@ -60,6 +60,7 @@ pub(in crate::rules::sim) enum Message {
     DropTakeBack(CallId),
     Cancel(CallId),
     Free(Vec<RefId>),
+    DropNamespace(SessionKey),
     Kill,
     Stop,
 

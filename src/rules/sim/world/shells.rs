@@ -38,7 +38,10 @@ impl World {
             Message::Restart(worker) => drop(pool.restart_worker(&worker, now)),
             Message::Resize(size) => pool.resize(size, now),
             Message::ZygoteLost => pool.handle_zygote_lost(now),
-            Message::Reset(session) => pool.reset(&session, now),
+            Message::Reset(session) => {
+                self.witness.may_start_anew(session.incarnation());
+                pool.reset(&session, now);
+            }
             Message::Forget(session) => pool.forget(&session, now),
             Message::Shutdown => pool.shutdown(now),
             other => panic!("{other:?} is not for the pool"),
@@ -52,7 +55,8 @@ impl World {
             self.note(&format!("{action:?}"));
             match action {
                 Action::Grant { call, session, worker } => {
-                    self.witness.granted(call, &worker, self.pool.home(&session));
+                    let (home, namespace) = (self.pool.home(&session), self.pool.namespace(&session));
+                    self.witness.granted(call, &worker, home, namespace);
                     granted.push((session.incarnation(), worker.clone()));
                     self.post(Mailbox::Session(session.incarnation()), Message::Grant(call, worker.clone()));
                     self.pull_away(session, worker);
@@ -71,6 +75,9 @@ impl World {
                 Action::LeasesClosed { worker } => {
                     let actor = self.workers.remove(&worker).expect("its leases close once");
                     assert_eq!(actor.process.life, Life::Dead, "{worker} lives");
+                }
+                Action::DropNamespace { session, worker } => {
+                    self.post(Mailbox::Worker(worker), Message::DropNamespace(session));
                 }
                 Action::Forgotten { session } => {
                     self.post(Mailbox::Session(session.incarnation()), Message::Forgotten(session.clone()));
@@ -159,6 +166,7 @@ fn code(refusal: &Refusal) -> &'static str {
         Refusal::QueueTimeout { .. } => "queue_timeout",
         Refusal::Timeout { .. } => "timeout",
         Refusal::RefLost { .. } => "ref_lost",
+        Refusal::NamespaceElsewhere { .. } => "namespace_elsewhere",
         Refusal::Cancelled => "cancelled",
         Refusal::ShuttingDown => "shutting_down",
     }
