@@ -134,8 +134,8 @@ pub enum Error {
         /// What freed it.
         why: Arc<str>,
     },
-    /// The object was lost with its worker (`ref_lost`).
-    #[error("a ref of session {session} was lost with worker {worker}: {cause}")]
+    /// The object, or the namespace of the session, was lost with its worker (`ref_lost`).
+    #[error("what session {session} kept in worker {worker} was lost with it: {cause}")]
     RefLost {
         /// The session that owned it.
         session: SessionId,

@@ -36,7 +36,7 @@ pub struct WorkerInfo {
     pub state: WorkerState,
     /// How many sessions have their home there.
     pub sessions: usize,
-    /// How many of its objects Rust holds.
+    /// How many of its objects Rust holds; the namespace of a session counts as one.
     pub refs: usize,
     /// How many calls it has finished.
     pub requests: u64,
@@ -75,7 +75,7 @@ pub struct Taint {
 pub struct SessionInfo {
     /// The session.
     pub id: SessionId,
-    /// How many of its objects Rust holds.
+    /// How many of its objects Rust holds, its namespaces not counted.
     pub refs: usize,
     /// How many of its calls wait.
     pub waiting: usize,

@@ -193,6 +193,59 @@ impl SnakeBridge {
         Call::new(self.origin(), Step::Module { name: module.into() }, ()).wanting_ref()
     }
 
+    /// Runs Python statements in the namespace of the automatic session of this handle.
+    ///
+    /// A session has a namespace in each pool, empty at first, in one worker: what `exec` binds there,
+    /// later calls of `exec` and `eval` find, under every affinity. It behaves like a module: functions
+    /// and classes have it as their globals, and a traceback shows the lines of the code. It is made
+    /// where the first of these calls is granted a worker, and stays there until its session ends.
+    ///
+    /// It is lost with its worker, as a ref is, and then these calls get `RefLost` until
+    /// [`reset`](Session::reset), or with [`OnWorkerLost::Rehome`](crate::OnWorkerLost) find a new,
+    /// empty one.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(2)).start().await?;
+    /// py.exec("import math\ndef area(r): return math.pi * r ** 2").await?;
+    /// let area: f64 = py.eval("area(2)").extract().await?;
+    /// assert_eq!(area.round(), 13.0);
+    /// let error = py.exec("total = ").await.unwrap_err();
+    /// assert_eq!(error.python().unwrap().type_name(), "SyntaxError");
+    /// # py.shutdown().await
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Awaited: `Python` for what the code raises, a `SyntaxError` included; `RefsOnDifferentWorkers`
+    /// if it carries refs that are not where the namespace is; else see [`enum@Error`].
+    pub fn exec(&self, code: impl Into<String>) -> Call<()> {
+        Call::exec(self.origin(), code.into())
+    }
+
+    /// The value of a Python expression in the namespace of the automatic session of this handle: see
+    /// [`exec`](Self::exec). It arrives as any result does, and a chain may follow.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(2)).start().await?;
+    /// py.exec("words = ['b', 'a']").await?;
+    /// let sorted: Vec<String> = py.eval("sorted(words)").extract().await?;
+    /// assert_eq!(sorted, ["a", "b"]);
+    /// let count: u32 = py.eval("words").call_method("count", ("a",)).extract().await?;
+    /// assert_eq!(count, 1);
+    /// # py.shutdown().await
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Awaited: as [`exec`](Self::exec).
+    pub fn eval(&self, expression: impl Into<String>) -> Call {
+        Call::eval(self.origin(), expression.into())
+    }
+
     /// The session of that id, which begins with its first call; every handle of the same id speaks to it.
     ///
     /// See [`Session`] for an example.

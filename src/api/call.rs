@@ -408,6 +408,11 @@ impl Call<Value> {
         Self::drafted(origin, None, step, args)
     }
 
+    /// The id of the namespace is that of the session, which is known when the call is submitted.
+    pub(crate) fn eval(origin: Origin, expression: String) -> Self {
+        Self::new(origin, Step::Eval { namespace: 0 }, (expression,))
+    }
+
     pub(crate) fn on(receiver: PyRef, hold: Arc<Hold>, step: Step, args: impl IntoArgs) -> Self {
         Self::drafted(Origin::Ref(hold), Some(receiver), step, args)
     }
@@ -438,6 +443,12 @@ impl Call<Value> {
 
     pub(crate) fn wanting<T: DeserializeOwned + Send + 'static>(self) -> Call<T> {
         self.with_want(Want::extract::<T>(), pickle::decode::<T>)
+    }
+}
+
+impl Call<()> {
+    pub(crate) fn exec(origin: Origin, code: String) -> Self {
+        Call::new(origin, Step::Exec { namespace: 0 }, (code,)).wanting_nothing()
     }
 }
 
@@ -472,8 +483,9 @@ impl Draft {
             return Err(Error::ShuttingDown { ran: Ran::No });
         }
 
-        let (plan, body) = assemble(receiver, steps, want);
-        too_large("names and type", plan.len() as u64, LONGEST_PLAN)?;
+        let (mut plan, body) = assemble(receiver, steps, want);
+        let mut encoded = plan.encode();
+        too_large("names and type", encoded.len() as u64, LONGEST_PLAN)?;
         too_large("arguments", body.bytes.len() as u64, LARGEST_BODY)?;
         let mut ref_hold = None;
         let mut addresses = Vec::new();
@@ -501,6 +513,12 @@ impl Draft {
             (None, None, Origin::Session(session)) => session.hold()?,
             (None, None, Origin::Bridge { auto, .. }) => auto.hold(&life)?,
         };
+        let namespace = plan.namespace_mut();
+        let uses_namespace = namespace.is_some();
+        if let Some(namespace) = namespace {
+            *namespace = hold.key().namespace().0;
+            encoded = plan.encode();
+        }
         let pool = core.pool(&address.pool)?;
         let timeout = timeout.or(pool.config.timeout).or(core.timeout);
         let call = core.next_call();
@@ -514,11 +532,11 @@ impl Draft {
             purpose,
             affinity,
             pinned_to: address.pinned_to,
-            uses_namespace: false,
+            uses_namespace,
             deadline: timeout.map(|timeout| Instant::now() + bounded(timeout)),
             timeout,
             queue_timeout: queue_timeout.map(bounded),
-            plan,
+            plan: encoded,
             body: body.bytes,
             refs: body.refs,
             hold,
@@ -557,7 +575,7 @@ fn hold_of(handle: &PyRef, life: &Arc<Life>) -> Result<Arc<Hold>> {
 }
 
 /// The plan and the body of a call; see `wire::Plan` for the two forms of a body.
-fn assemble(receiver: Option<PyRef>, mut steps: Vec<(Step, Args)>, want: &Want) -> (Vec<u8>, pickle::Body) {
+fn assemble(receiver: Option<PyRef>, mut steps: Vec<(Step, Args)>, want: &Want) -> (Plan<'_>, pickle::Body) {
     let long = steps.len() > 1 || steps.iter().any(|(_, args)| !args.keywords.is_empty());
     let body = if long {
         let pairs = steps.iter_mut().map(|(_, args)| {
@@ -574,7 +592,7 @@ fn assemble(receiver: Option<PyRef>, mut steps: Vec<(Step, Args)>, want: &Want) 
         std::mem::take(&mut args.positional).into_tuple(receiver.as_ref())
     };
     let steps = steps.into_iter().map(|(step, _)| step).collect();
-    (Plan { long, steps, want: want.bytes() }.encode(), body.into_body())
+    (Plan { long, steps, want: want.bytes() }, body.into_body())
 }
 
 /// A call on its way. Dropped before its end, it gives the call up.

@@ -111,6 +111,35 @@ impl Session {
         Call::new(self.origin(), Step::Module { name: module.into() }, ()).wanting_ref()
     }
 
+    /// As [`SnakeBridge::exec`](crate::SnakeBridge::exec), in the namespace of this session.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(2)).start().await?;
+    /// let (one, other) = (py.session("one"), py.session("other"));
+    /// one.exec("total = 1").await?;
+    /// other.exec("total = 10").await?;
+    /// one.exec("total += 1").await?;
+    /// assert_eq!(one.eval("total").extract::<i64>().await?, 2);
+    /// # py.shutdown().await
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Awaited: as [`SnakeBridge::exec`](crate::SnakeBridge::exec).
+    pub fn exec(&self, code: impl Into<String>) -> Call<()> {
+        Call::exec(self.origin(), code.into())
+    }
+
+    /// As [`SnakeBridge::eval`](crate::SnakeBridge::eval), in the namespace of this session.
+    ///
+    /// # Errors
+    /// Awaited: as [`SnakeBridge::exec`](crate::SnakeBridge::exec).
+    pub fn eval(&self, expression: impl Into<String>) -> Call {
+        Call::eval(self.origin(), expression.into())
+    }
+
     /// The worker that the session prefers in that pool, also when it is gone; `None` before its
     /// first call there.
     pub fn home(&self, pool: impl Into<PoolName>) -> impl Future<Output = Option<WorkerId>> + Send + 'static {
@@ -123,8 +152,8 @@ impl Session {
         async move { asked?.await.ok().flatten() }
     }
 
-    /// Forgets homes that are missing or tainted, so that strict calls find a new home; never a
-    /// healthy home. It resolves when every pool has done so.
+    /// Forgets homes that are missing or tainted, so that strict calls find a new home, and namespaces
+    /// that are lost; never a healthy home. It resolves when every pool has done so.
     ///
     /// What the session kept in a worker that is gone stays lost: this says that its owner knows.
     ///
@@ -165,8 +194,8 @@ impl Session {
         }
     }
 
-    /// Ends the session: calls that wait get `Cancelled`, running ones finish, its objects are freed
-    /// in every worker and pool. Resolves when nothing of it is left. A later call of the same id
+    /// Ends the session: calls that wait get `Cancelled`, running ones finish, its objects and
+    /// namespaces are freed in every worker and pool. Resolves when nothing of it is left. A later call of the same id
     /// starts a new session.
     ///
     /// # Errors

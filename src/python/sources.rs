@@ -26,6 +26,7 @@ const SOURCES: &[(&str, &str, &str)] = sources! {
     "snakebridge_worker.kernel": "snakebridge_worker/kernel.py",
     "snakebridge_worker.kinds": "snakebridge_worker/kinds.py",
     "snakebridge_worker.loop": "snakebridge_worker/loop.py",
+    "snakebridge_worker.namespaces": "snakebridge_worker/namespaces.py",
     "snakebridge_worker.page": "snakebridge_worker/page.py",
     "snakebridge_worker.plans": "snakebridge_worker/plans.py",
     "snakebridge_worker.prepare": "snakebridge_worker/prepare.py",

@@ -16,7 +16,7 @@ from unittest import mock
 sys.path.insert(0, sys.argv[1])
 
 import snakebridge_worker
-from snakebridge_worker import plans, streams, wire
+from snakebridge_worker import plans, refs, streams, wire
 
 
 def lines(writer: str) -> Iterator[tuple[bytes, str]]:
@@ -68,7 +68,7 @@ class GoldenMessages(unittest.TestCase):
                     self.assertEqual(eval(said, dict(vars(wire))), message)
 
     def test_plans_do_as_said_each_time_that_they_run(self) -> None:
-        known = plans.Plans(lambda want: False)
+        known = plans.Plans(lambda want: False, refs.RefTable(1 << 36))
         for message, said in [*lines("plan"), *lines("plan")]:
             with self.subTest(said):
                 plan = known.find(message)

@@ -197,6 +197,12 @@ fn plans() -> Vec<(bool, Vec<Step>, &'static [u8], &'static str)> {
             r#"run((None, [((), {})] * 4)) == "'0123456789'""#,
         ),
         long(vec![Step::Itself, set_attr("size")], "run((box, [((), {}), ((5,), {})])) is None and box.size == 5"),
+        short(Step::Exec { namespace: 1 << 63 | 7 }, "run(('x = 2\\nclass A: pass',)) is None"),
+        short(Step::Eval { namespace: 1 << 63 | 7 }, "run(('x + 1',)) == 3"),
+        long(
+            vec![Step::Eval { namespace: 1 << 63 | 7 }, get_attr("__module__")],
+            "run((None, [(('A',), None), ((), None)])) == '__snakebridge_7__'",
+        ),
         long(vec![Step::SetItem], "run((bag, [(('a', 1), {})])) is None and bag == {'b': 2, 'a': 1}"),
         long(vec![Step::DelItem], "run((bag, [(('b',), {})])) is None and bag == {}"),
     ]

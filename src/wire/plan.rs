@@ -1,4 +1,5 @@
-//! What a call does in Python, apart from its arguments: the same bytes for the same call site.
+//! What a call does in Python, apart from its arguments: the same bytes for the same call site,
+//! and the same session if it runs in a namespace.
 
 use super::layout;
 use bincode::{Decode, Encode};
@@ -56,6 +57,10 @@ pub(crate) enum Step {
     Enter,
     /// `object.__exit__(None, None, None)`, or else `await object.__aexit__(None, None, None)`
     Exit,
+    /// `exec(args[0])` in the namespace of that id, which the worker makes at its first use
+    Exec { namespace: u64 },
+    /// `eval(args[0])` there
+    Eval { namespace: u64 },
 }
 
 impl Plan<'_> {
@@ -64,5 +69,13 @@ impl Plan<'_> {
         let mut out = Vec::with_capacity(128);
         bincode::encode_into_std_write(self, &mut out, layout()).expect("a vector takes any plan");
         out
+    }
+
+    /// The namespace that its first step runs in, if that runs in one: none other can.
+    pub(crate) fn namespace_mut(&mut self) -> Option<&mut u64> {
+        match self.steps.first_mut() {
+            Some(Step::Exec { namespace } | Step::Eval { namespace }) => Some(namespace),
+            _ => None,
+        }
     }
 }

@@ -8,6 +8,7 @@ mod contexts;
 mod endings;
 mod failures;
 mod input;
+mod namespaces;
 mod queue;
 mod reference;
 mod sessions;

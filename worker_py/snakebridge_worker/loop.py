@@ -111,7 +111,7 @@ def runner(shared: Shared, index: int) -> Callable[[Any], None]:
     A closure, since everything that it needs is then a local: this is the path of every call.
     """
     encoder = codec.Encoder(shared.table)
-    plans, channel, head_size = Plans(encoder.takes_atoms), shared.channel, wire.CALL_HEAD.size
+    plans, channel, head_size = Plans(encoder.takes_atoms, shared.table), shared.channel, wire.CALL_HEAD.size
     words, known, begun = shared.page.words, plans.known, shared.page.begun_at(index)
     revoked = words[FIRST_REVOKE : FIRST_REVOKE + REVOKE_WORDS]
     unpack, decode, encode = wire.CALL_HEAD.unpack_from, pickle.loads, encoder.encode

@@ -9,12 +9,13 @@ from __future__ import annotations
 import importlib
 import struct
 import sys
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, Callable
 
 from snakebridge_worker import contexts, streams
 from snakebridge_worker.codec import ATOMS
 from snakebridge_worker.errors import InStep
+from snakebridge_worker.refs import RefTable
 
 _U64 = struct.Struct("<Q")
 _U32 = struct.Struct("<I")
@@ -24,6 +25,7 @@ MOST_PLANS = 4096
 
 FUNCTION, GLOBAL, MODULE, ITSELF, CALL, METHOD, GETATTR, SETATTR, GETITEM, SETITEM, DELITEM, LEN, STR, REPR = range(14)
 STREAM, BATCH, CLOSE, ENTER, EXIT = range(14, 19)
+EXEC, EVAL = range(19, 21)
 #: What the host's language calls each kind of step, and how many texts follow it.
 _KINDS = {
     FUNCTION: ("call", 2),
@@ -45,6 +47,8 @@ _KINDS = {
     CLOSE: (".close", 0),
     ENTER: (".enter", 0),
     EXIT: (".exit", 0),
+    EXEC: ("exec", 0),
+    EVAL: ("eval", 0),
 }
 
 #: A step: the object, the positional and the keyword arguments make the next object.
@@ -73,11 +77,12 @@ class Plan:
 class Plans:
     """The plans of this worker, by their bytes."""
 
-    __slots__ = ("known", "_takes_atoms")
+    __slots__ = ("known", "_takes_atoms", "_table")
 
-    def __init__(self, takes_atoms: Callable[[bytes], bool]) -> None:
+    def __init__(self, takes_atoms: Callable[[bytes], bool], table: RefTable) -> None:
         self.known: dict[bytes, Plan] = {}
         self._takes_atoms = takes_atoms
+        self._table = table
 
     def find(self, raw: bytes) -> Plan:
         """The plan of these bytes. Imports nothing: that is part of running it."""
@@ -85,14 +90,14 @@ class Plans:
         if plan is None:
             if len(self.known) >= MOST_PLANS:
                 self.known.clear()
-            plan = parse(raw)
+            plan = parse(raw, self._table)
             if self._takes_atoms(plan.want):
                 plan.atoms = ATOMS
             self.known[raw] = plan
         return plan
 
 
-def parse(raw: bytes) -> Plan:
+def parse(raw: bytes, table: RefTable) -> Plan:
     """Reads a plan: whether it is long, its steps, its want. The host wrote it, so it is one."""
     long, at = raw[0], 1
     (count,) = _U64.unpack_from(raw, at)
@@ -105,6 +110,9 @@ def parse(raw: bytes) -> Plan:
         for _ in range(_KINDS[kind][1]):
             text, at = _bytes(raw, at)
             texts.append(text.decode())
+        if kind in (EXEC, EVAL):
+            texts.append(partial(table.namespace, *_U64.unpack_from(raw, at)))
+            at += 8
         steps.append((kind, *texts))
     want, at = _bytes(raw, at)
     if not long:
@@ -116,9 +124,9 @@ def parse(raw: bytes) -> Plan:
     return Plan(lambda body: _run_chain(compiled, names, body), want, last=names[-1])
 
 
-def _name(kind: int, *texts: str) -> str:
+def _name(kind: int, *texts: Any) -> str:
     """A step as the host's program has it, without its arguments: ``.call_method("as_posix")``."""
-    inside = ", ".join(f'"{text}"' for text in texts)
+    inside = ", ".join(f'"{text}"' for text in texts if type(text) is str)
     return f"{_KINDS[kind][0]}({inside})"
 
 
@@ -163,7 +171,7 @@ def _finder(module: str, name: str) -> Callable[[], Any]:
     return find
 
 
-def _short(kind: int, *texts: str) -> Callable[[tuple], Any]:
+def _short(kind: int, *texts: Any) -> Callable[[tuple], Any]:
     """A plan of one step without keywords: the commonest, so each gets the shortest way."""
     if kind == FUNCTION:
         module, name = texts
@@ -175,7 +183,7 @@ def _short(kind: int, *texts: str) -> Callable[[tuple], Any]:
         (name,) = texts
         return lambda args: getattr(args[0], name)(*args[1:])
     step = _step(kind, *texts)
-    if kind in (GLOBAL, MODULE):
+    if kind in (GLOBAL, MODULE, EXEC, EVAL):
         return lambda args: step(None, args, {})
     return lambda args: step(args[0], args[1:], {})
 
@@ -198,7 +206,7 @@ def _plain_function(module: str, name: str) -> Callable[[tuple], Any]:
     return run
 
 
-def _step(kind: int, *texts: str) -> _Step:
+def _step(kind: int, *texts: Any) -> _Step:
     """The step of that kind. Names are looked up, and modules imported, when it runs."""
     if kind in (FUNCTION, GLOBAL):
         find = _finder(*texts)
@@ -212,6 +220,11 @@ def _step(kind: int, *texts: str) -> _Step:
         return lambda target, args, kwargs: reduce(getattr, names, target)(*args, **kwargs)
     if kind == SETATTR:
         return lambda target, args, _: setattr(target, texts[0], args[0])
+    if kind in (EXEC, EVAL):
+        (find,) = texts
+        if kind == EXEC:
+            return lambda _, args, kwargs: find().exec(*args, **kwargs)
+        return lambda _, args, kwargs: find().eval(*args, **kwargs)
     return _OPERATIONS[kind]
 
 

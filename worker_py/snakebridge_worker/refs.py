@@ -1,8 +1,12 @@
-"""The objects that Rust holds handles to. An id is never used twice."""
+"""The objects that Rust holds handles to, and the namespaces of sessions. An id is never used twice."""
 
 from typing import Any, Dict, Iterable
 
 from .errors import RefNotFound
+from .namespaces import Namespace
+
+#: The bit of a namespace's id that no other id has; the rest numbers its session.
+NAMESPACES = 1 << 63
 
 
 class RefTable:
@@ -27,12 +31,23 @@ class RefTable:
         except KeyError:
             raise RefNotFound(ref_id) from None
 
+    def namespace(self, ref_id: int) -> Namespace:
+        """The namespace, made at its first use."""
+        found = self._objects.get(ref_id)
+        if found is None:
+            # Of two threads that come at once one makes it, and both have that.
+            found = self._objects.setdefault(ref_id, Namespace(ref_id ^ NAMESPACES))
+            found.open()
+        return found
+
     def drop(self, ids: Iterable[int]) -> None:
         """Lets the objects go; ids that are not there are passed over."""
         pop = self._objects.pop
         for ref_id in ids:
             # What a destructor raises, Python itself reports and contains.
-            pop(ref_id, None)
+            dropped = pop(ref_id, None)
+            if type(dropped) is Namespace:
+                dropped.close()
 
     def __len__(self) -> int:
         return len(self._objects)
