@@ -147,9 +147,11 @@ impl Pool {
     /// The caller gave up. A call that was granted meanwhile is none of this: its grant meets the
     /// withdrawal at the session, which gives the lease back. `false`: it is granted, and more will
     /// be said of it.
-    pub(crate) fn handle_withdrawn(&mut self, call: CallId, _now: Instant) -> bool {
+    pub(crate) fn handle_withdrawn(&mut self, call: CallId, now: Instant) -> bool {
         if self.leave_line(call) {
+            self.queue.has_moved = true;
             self.forget_call(call);
+            self.serve_moved(now);
         }
         !self.calls.contains_key(&call)
     }
@@ -167,6 +169,7 @@ impl Pool {
                 Timer::ShutdownGrace => self.on_shutdown_grace_over(),
             }
         }
+        self.serve_moved(now);
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {

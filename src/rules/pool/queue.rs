@@ -23,7 +23,7 @@ pub(super) struct Queue {
     pub(super) any_turns: BTreeSet<(u64, Sid)>,
     /// Sessions with waiting calls, by how many.
     pub(super) by_waiting: BTreeSet<(usize, Sid)>,
-    /// Calls have changed lines within this step: what waited behind them may begin in any worker.
+    /// Calls have left their lines within this step, and what waited behind them is to be served.
     pub(super) has_moved: bool,
 }
 
@@ -136,6 +136,11 @@ impl Pool {
     /// The turn goes round: the worker takes calls as long as it has room for one whose turn it is.
     pub(super) fn serve(&mut self, place: Place, now: Instant) {
         self.serve_turns(place, now);
+        self.serve_moved(now);
+    }
+
+    /// What stood behind a call that has left its line may begin, in whichever worker.
+    pub(super) fn serve_moved(&mut self, now: Instant) {
         while std::mem::take(&mut self.queue.has_moved) {
             for place in self.workers.keys().copied().collect::<Vec<_>>() {
                 self.serve_turns(place, now);
@@ -330,10 +335,12 @@ impl Pool {
             (Stage::Waiting(_), Some(deadline)) if call.wait_ends.is_none_or(|ends| deadline <= ends) => {
                 let timeout = call.timeout.unwrap_or_default();
                 self.leave_line(id);
+                self.queue.has_moved = true;
                 self.refuse(id, Refusal::Timeout { timeout });
             }
             (Stage::Waiting(_), _) => {
                 self.leave_line(id);
+                self.queue.has_moved = true;
                 self.refuse(id, waited_out);
             }
             (Stage::Ahead(_), _) => self.take_back(id, super::call::Then::Refuse(waited_out)),
