@@ -1,6 +1,7 @@
 //! `exec` and `eval`: one namespace for each session and pool, in one worker, for as long as the session.
 
 use crate::support::{Gate, code, kill, pool, start, until, within};
+use futures::TryStreamExt;
 use futures::future::join_all;
 use snakebridge::{Affinity, OnWorkerLost, PyRef, Ran, Session, SessionOptions, SnakeBridge, Value, WorkerId};
 use std::collections::BTreeSet;
@@ -74,6 +75,9 @@ async fn the_value_of_an_eval_follows_the_table_of_values_and_chains_go_on_from_
     assert_eq!(session.eval("counter").getattr("count").extract::<i64>().await.unwrap(), 8);
     let (one, two): (i64, String) = session.eval("(1, 'two')").extract().await.unwrap();
     assert_eq!((one, two.as_str()), (1, "two"));
+    session.exec("def counted():\n for n in range(3): yield counter.add()").await.unwrap();
+    let stream = session.eval("counted()").stream::<i64>().await.unwrap();
+    assert_eq!(stream.try_collect::<Vec<_>>().await.unwrap(), [9, 10, 11]);
     let error = session.exec("pass").kwarg("x", 1).await.unwrap_err();
     assert_eq!(error.python().unwrap().type_name(), "TypeError");
     py.shutdown().await.unwrap();
@@ -165,7 +169,9 @@ async fn a_taint_of_its_worker_refuses_its_calls_and_leaves_it_whole() {
     session.exec("value = 7").await.unwrap();
     let home = session.home("p").await.unwrap();
     py.taint(&home, Duration::from_secs(600), "a test").await.unwrap();
-    assert_eq!(code(session.eval("value").await), "session_worker_unavailable");
+    let error = session.eval("value").await.unwrap_err();
+    assert_eq!(error.code(), "session_worker_unavailable");
+    assert!(error.to_string().ends_with("wait for the end of the taint"), "{error}");
     session.reset().await.unwrap();
     assert_eq!(code(session.eval("value").await), "session_worker_unavailable");
     py.clear_taint(&home).await.unwrap();

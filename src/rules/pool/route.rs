@@ -103,7 +103,7 @@ impl Pool {
                 if call.uses_namespace { "namespace, worker tainted" } else { "refs, worker tainted" },
                 call.affinity
             );
-            return Choice::Refuse(self.unavailable(place, worker));
+            return Choice::Refuse(self.unavailable_to(call, place, worker));
         }
         if worker.has_room(self.rules.concurrency) {
             reach!(if call.uses_namespace { "namespace, worker free" } else { "refs, worker free" }, call.affinity);
@@ -169,6 +169,18 @@ impl Pool {
     pub(super) fn lost_home(&self, lost: &session::LostHome) -> Refusal {
         let why = format!("gone ({}): reset the session to let it find a new, empty one", lost.cause);
         Refusal::SessionWorkerUnavailable { worker: self.worker_id(lost.place), why: why.into() }
+    }
+
+    /// A call that carries what is there has no use for another home.
+    pub(super) fn unavailable_to(&self, call: &Call, place: Place, worker: &Worker) -> Refusal {
+        match &worker.taint {
+            Some(taint) if call.pinned_to.is_some() || call.uses_namespace => {
+                let reason = &taint.reason;
+                let why = format!("tainted ({reason}), and holds what the call carries: wait for the end of the taint");
+                Refusal::SessionWorkerUnavailable { worker: self.worker_id(place), why: why.into() }
+            }
+            Some(_) | None => self.unavailable(place, worker),
+        }
     }
 
     pub(super) fn unavailable(&self, place: Place, worker: &Worker) -> Refusal {

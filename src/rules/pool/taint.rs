@@ -67,16 +67,18 @@ impl Pool {
 
     /// What waits for a worker that is tainted now, or was sent ahead to it.
     fn turn_away(&mut self, place: Place) {
-        let refusal = self.unavailable(place, &self.workers[&place]);
+        let refusal = |pool: &Self, id: &CallId| pool.unavailable_to(&pool.calls[id], place, &pool.workers[&place]);
         let goes = |pool: &Self, id: &CallId| !pool.calls[id].is_continuing();
         for id in self.waiting_for(place).into_iter().filter(|id| goes(self, id)).collect::<Vec<_>>() {
+            let refusal = refusal(self, &id);
             self.leave_line(id);
-            self.refuse(id, refusal.clone());
+            self.refuse(id, refusal);
         }
         for id in self.leases_ahead(place).into_iter().filter(|id| goes(self, id)).collect::<Vec<_>>() {
             let call = &self.calls[&id];
             let is_bound = call.is_strict() || call.pinned_to.is_some() || call.uses_namespace;
-            self.take_back(id, if is_bound { Then::Refuse(refusal.clone()) } else { Then::RouteAgain });
+            let then = if is_bound { Then::Refuse(refusal(self, &id)) } else { Then::RouteAgain };
+            self.take_back(id, then);
         }
     }
 }
