@@ -142,11 +142,8 @@ impl PoolSupervisor {
                     self.order(&worker, worker::Retire);
                     self.workers.remove(&worker);
                 }
-                Action::DropNamespace { session, worker } => {
-                    self.order(&worker, worker::Free { ids: vec![session.namespace()] });
-                }
-                Action::Forgotten { session } => {
-                    self.tell(&session, Forgotten);
+                Action::Forgotten { session, namespace } => {
+                    self.tell(&session, Forgotten { namespace });
                     self.sessions.remove(&session);
                 }
                 Action::Ready => self.started(Ok(())),

@@ -179,6 +179,7 @@ impl Handler<WorkerLost> for Registry {
 pub(crate) struct SessionEnded {
     pub(crate) session: SessionKey,
     pub(crate) reason: EndReason,
+    pub(crate) namespaces: Vec<WorkerId>,
     pub(crate) done: Vec<oneshot::Sender<()>>,
     pub(crate) alive: mpsc::Sender<Infallible>,
 }
@@ -191,6 +192,13 @@ impl Handler<SessionEnded> for Registry {
         // No call of it runs any more in any pool.
         self.refs.handle_session_forgotten(&ended.session);
         self.perform();
+        // After the refs: their finalizers may use what the namespace holds.
+        for worker in ended.namespaces {
+            if let Some(pool) = self.pools.get(worker.pool()) {
+                let (session, ids) = (ended.session.clone(), vec![ended.session.namespace()]);
+                pool.do_send(FreeRefs { session, worker, ids });
+            }
+        }
         self.events.emit(Fact::SessionCleanup { session: ended.session.id().clone(), reason: ended.reason, refs });
         self.log_cleanup(&ended.session, ended.reason, refs);
         self.directory.handle_cleaned_up(&ended.session);

@@ -47,6 +47,8 @@ struct Work {
 struct Ending {
     reason: EndReason,
     to_answer: usize,
+    /// The workers that have a namespace of it.
+    namespaces: Vec<WorkerId>,
     done: Vec<oneshot::Sender<()>>,
 }
 
@@ -77,6 +79,7 @@ impl SessionActor {
             self.registry.do_send(SessionEnded {
                 session: self.state.key.clone(),
                 reason: ending.reason,
+                namespaces: ending.namespaces,
                 done: ending.done,
                 alive: self.alive.clone(),
             });
@@ -290,7 +293,8 @@ impl Handler<End> for SessionActor {
             pool.do_send(Forget { session: key.clone(), actor: ctx.address() });
         }
         let to_answer = work.pools.len();
-        work.ending = Some(Ending { reason: end.reason, to_answer, done: end.done.into_iter().collect() });
+        let done = end.done.into_iter().collect();
+        work.ending = Some(Ending { reason: end.reason, to_answer, namespaces: Vec::new(), done });
         self.stop_if_over(ctx);
     }
 }
@@ -310,17 +314,20 @@ impl Handler<AwaitEnd> for SessionActor {
     }
 }
 
-/// Nothing of this session is left in a pool.
+/// Nothing of this session is left in a pool, but the namespace in that worker.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct Forgotten;
+pub(crate) struct Forgotten {
+    pub(crate) namespace: Option<WorkerId>,
+}
 
 impl Handler<Forgotten> for SessionActor {
     type Result = ();
 
-    fn handle(&mut self, _: Forgotten, ctx: &mut Context<Self>) {
+    fn handle(&mut self, Forgotten { namespace }: Forgotten, ctx: &mut Context<Self>) {
         if let Some(ending) = &mut self.work().ending {
             ending.to_answer -= 1;
+            ending.namespaces.extend(namespace);
         }
         self.stop_if_over(ctx);
     }

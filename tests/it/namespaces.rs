@@ -220,6 +220,21 @@ async fn the_end_of_the_session_frees_the_namespace_and_all_that_python_knows_of
 }
 
 #[tokio::test]
+async fn what_ends_with_the_session_ends_before_the_namespace_that_it_uses() {
+    let py = start([pool("p", 1)]).await;
+    let session = py.session("s");
+    session.exec("import os\nended = os.environ").await.unwrap();
+    let text = "def items():\n try:\n  while True: yield 1\n finally: ended['ITEMS_ENDED'] = 'yes'";
+    session.exec(text).await.unwrap();
+    let mut stream = session.eval("items()").stream::<i64>().await.unwrap();
+    assert_eq!(stream.try_next().await.unwrap(), Some(1));
+    session.release().await.unwrap();
+    let told: Option<String> = py.get("os", "environ").call_method("get", ("ITEMS_ENDED",)).extract().await.unwrap();
+    assert_eq!(told.as_deref(), Some("yes"));
+    py.shutdown().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_retiring_worker_keeps_the_namespace_until_its_session_ends() {
     let py = start([pool("p", 1)]).await;
     let session = py.session("s");

@@ -26,10 +26,9 @@ pub(crate) enum Action {
     Kill { worker: WorkerId },
     /// It has exited and no request is on its way to it any more: its actor may stop.
     LeasesClosed { worker: WorkerId },
-    /// To the worker: drop the namespace of that session, which has ended.
-    DropNamespace { session: SessionKey, worker: WorkerId },
-    /// The pool holds nothing of that session any more.
-    Forgotten { session: SessionKey },
+    /// To the session, which has ended: the pool holds nothing of it any more. Its namespace is in that
+    /// worker, to be dropped after its refs.
+    Forgotten { session: SessionKey, namespace: Option<WorkerId> },
     /// Every slot is ready, for the first time.
     Ready,
     /// The restart budget is spent, or a start failed for good.

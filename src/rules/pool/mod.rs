@@ -209,10 +209,9 @@ impl Pool {
         if session.is_blank() {
             self.sessions.remove(&sid);
         } else if session.stage == session::Stage::Ending && session.is_idle() {
-            self.drop_namespace(sid);
-            let session = self.session_mut(sid).key.clone();
+            let (session, namespace) = (session.key.clone(), self.left_namespace(session));
             self.sessions.remove(&sid);
-            self.act(Action::Forgotten { session });
+            self.act(Action::Forgotten { session, namespace });
         }
     }
 

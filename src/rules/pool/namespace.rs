@@ -5,12 +5,11 @@
 //! its worker. Python makes its part of it at the first use.
 
 use super::Pool;
-use super::action::Action;
 use super::call::{Call, Stage, Target};
 use super::session::{Namespace, Session, Sid};
 use super::ticket::Refusal;
 use super::worker::Place;
-use crate::id::CallId;
+use crate::id::{CallId, WorkerId};
 use std::sync::Arc;
 
 impl Session {
@@ -95,14 +94,11 @@ impl Pool {
         }
     }
 
-    /// Its session has ended and no call of it runs any more.
-    pub(super) fn drop_namespace(&mut self, sid: Sid) {
-        match std::mem::replace(&mut self.session_mut(sid).namespace, Namespace::None) {
-            Namespace::At { place, .. } if self.workers.contains_key(&place) => {
-                let (session, worker) = (self.sessions[&sid].key.clone(), self.worker_id(place));
-                self.act(Action::DropNamespace { session, worker });
-            }
-            Namespace::None | Namespace::At { .. } | Namespace::Lost { .. } => {}
+    /// The worker in which a session leaves its namespace, when it has ended and no call of it runs any more.
+    pub(super) fn left_namespace(&self, session: &Session) -> Option<WorkerId> {
+        match session.namespace {
+            Namespace::At { place, .. } => self.workers.get(&place).map(|worker| worker.id.clone()),
+            Namespace::None | Namespace::Lost { .. } => None,
         }
     }
 }

@@ -44,7 +44,7 @@ pub(in crate::rules::sim) enum Message {
     Made(SessionKey, WorkerId, Vec<RefId>),
     Dropped(RefId),
     SessionEnded(SessionKey),
-    SessionForgotten(SessionKey),
+    SessionForgotten(SessionKey, Option<WorkerId>),
     WorkerGone(WorkerId),
 
     Submit(Ticket),

@@ -76,12 +76,9 @@ impl World {
                     let actor = self.workers.remove(&worker).expect("its leases close once");
                     assert_eq!(actor.process.life, Life::Dead, "{worker} lives");
                 }
-                Action::DropNamespace { session, worker } => {
-                    self.post(Mailbox::Worker(worker), Message::DropNamespace(session));
-                }
-                Action::Forgotten { session } => {
+                Action::Forgotten { session, namespace } => {
                     self.post(Mailbox::Session(session.incarnation()), Message::Forgotten(session.clone()));
-                    self.post(Mailbox::Registry, Message::SessionForgotten(session));
+                    self.post(Mailbox::Registry, Message::SessionForgotten(session, namespace));
                 }
                 Action::Degraded { .. } => reach::hit("degraded".into()),
                 Action::Stopped => self.is_stopped = true,
@@ -129,7 +126,12 @@ impl World {
             Message::SessionEnded(session) => {
                 self.refs.handle_session_ended(&session);
             }
-            Message::SessionForgotten(session) => self.refs.handle_session_forgotten(&session),
+            Message::SessionForgotten(session, namespace) => {
+                self.refs.handle_session_forgotten(&session);
+                if let Some(worker) = namespace {
+                    self.post(Mailbox::Worker(worker), Message::DropNamespace(session));
+                }
+            }
             Message::WorkerGone(worker) => {
                 self.refs.handle_worker_gone(&worker);
             }
