@@ -2,11 +2,12 @@
 
 use super::call::Call;
 use crate::actors::hold::Hold;
-use crate::error::Result;
+use crate::error::{Error, Ran, Result};
 use crate::value::{PyRef, Value};
 use crate::wire::Step;
 use std::fmt;
 use std::sync::Arc;
+use tokio::sync::oneshot;
 
 /// The open block of a context manager: see [`PyRef::enter`].
 ///
@@ -17,14 +18,24 @@ use std::sync::Arc;
 pub struct Guard(Option<(PyRef, Arc<Hold>)>);
 
 impl Guard {
-    /// Ends the block, without an exception.
+    /// Ends the block, without an exception. Never polled, it is as if the guard had been dropped.
     ///
     /// # Errors
     /// Awaited: `Python` with what the manager raised; else see [`enum@crate::Error`].
-    pub async fn exit(mut self) -> Result<()> {
-        // Never polled, the future is dropped with the guard in it, and that ends the block.
-        let (manager, hold) = self.0.take().expect("only this and the drop take it");
-        Call::on(manager, hold, Step::Exit, ()).continuing().discard().await
+    #[expect(clippy::manual_async_fn, reason = "the bounds are part of the promise")]
+    pub fn exit(mut self) -> impl Future<Output = Result<()>> + Send + 'static {
+        // Never polled, it is dropped with the guard in it, and that ends the block.
+        async move {
+            let (manager, hold) = self.0.take().expect("only this and the drop take it");
+            let life = Arc::clone(&hold.life);
+            let exit = Call::on(manager, hold, Step::Exit, ()).continuing().discard();
+            // Elsewhere, so that it goes on when this is dropped: it may have begun, and must not be repeated.
+            let (tell, told) = oneshot::channel();
+            let _spawned = life.core.arbiter.spawn(async move {
+                let _nobody_waits = tell.send(exit.await);
+            });
+            told.await.unwrap_or(Err(Error::ShuttingDown { ran: Ran::Maybe }))
+        }
     }
 }
 

@@ -34,6 +34,16 @@ async fn a_dropped_guard_ends_its_block() {
 }
 
 #[actix::test]
+async fn an_exit_that_is_never_polled_ends_its_block_too() {
+    let py = start([pool("p", 1)]).await;
+    let manager = manager(&py, "Manager").await;
+    let (_, guard) = within("an entry", manager.enter()).await.unwrap();
+    drop(guard.exit());
+    until("the end of the block", || async { events(&manager).await.len() == 2 }).await;
+    py.shutdown().await.unwrap();
+}
+
+#[actix::test]
 async fn an_asynchronous_manager_is_awaited() {
     let py = start([pool("p", 1)]).await;
     let manager = manager(&py, "AsyncManager").await;
