@@ -27,10 +27,11 @@ use std::time::Duration;
 ///
 /// It ends with `None` at the iterator's end, or with one error: `Python` with what the iterator raised,
 /// `WorkerCrashed`, `Timeout` where a batch took longer than the call's timeout, `Cancelled` when its session
-/// was released, `ShuttingDown`. An item that does not fit its type is a `Convert` error in its place, and the stream goes on.
+/// was released, `ShuttingDown`; `RefLimit` where a batch brought more objects than its session may hold. An
+/// item that does not fit its type is a `Convert` error in its place, and the stream goes on.
 ///
 /// Dropped before its end it closes the generator, whose `finally` blocks run: that is a call of its session
-/// too, and is given `cancel_grace`.
+/// too, and is given `cancel_grace`; so is an item that is being made.
 #[must_use = "a stream that is not read makes no items"]
 pub struct PyStream<T> {
     worker: WorkerId,

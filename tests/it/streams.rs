@@ -2,7 +2,7 @@
 
 use crate::support::{Gate, SOON, code, pool, start, until, within};
 use futures::{StreamExt, TryStreamExt};
-use snakebridge::{Affinity, Error, PyRef, PyStream, SnakeBridge, Value};
+use snakebridge::{Affinity, Error, PyRef, PyStream, SessionOptions, SnakeBridge, Value};
 use std::time::Duration;
 
 async fn opened<T: serde::de::DeserializeOwned + Send + 'static>(
@@ -98,6 +98,24 @@ async fn objects_in_a_stream_are_refs_that_are_freed_as_others_are() {
     assert_eq!(live().await, 40);
     drop(objects);
     until("freed objects", || async { live().await == 0 }).await;
+    py.shutdown().await.unwrap();
+}
+
+#[actix::test]
+async fn objects_past_the_limit_of_its_session_end_a_stream() {
+    let py = start([pool("p", 1)]).await;
+    let session = py.session_with("a", SessionOptions::new().max_refs(10));
+    let mut items = session.call("open_helpers", "objects", (40,)).stream::<PyRef>().await.unwrap();
+    let mut kept = Vec::new();
+    let error = loop {
+        match within("an item", items.next()).await.unwrap() {
+            Ok(object) => kept.push(object),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.code(), "ref_limit");
+    assert!(!kept.is_empty() && kept.len() < 10, "the stream itself is one: {}", kept.len());
+    assert!(items.next().await.is_none());
     py.shutdown().await.unwrap();
 }
 
@@ -213,6 +231,16 @@ async fn the_end_of_its_session_ends_a_stream_with_cancelled() {
     assert!(items.next().await.is_none());
     until("a closed generator", || async { !ask::<Vec<u64>>(&py, "closings").await.is_empty() }).await;
     py.shutdown().await.unwrap();
+}
+
+#[actix::test]
+async fn the_end_of_its_bridge_ends_a_stream_with_shutting_down() {
+    let py = start([pool("p", 1)]).await;
+    let mut items: PyStream<u64> = opened(&py, "numbers", ()).await;
+    assert_eq!(items.next().await.unwrap().unwrap(), 0);
+    within("a shutdown", py.shutdown()).await.unwrap();
+    assert_eq!(within("an end", items.next()).await.unwrap().unwrap_err().code(), "shutting_down");
+    assert!(items.next().await.is_none());
 }
 
 #[actix::test]
