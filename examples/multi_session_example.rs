@@ -1,17 +1,18 @@
 //! Sessions that do not disturb one another: their state, the three affinity modes, what a single
-//! call may say instead, automatic sessions, and what becomes of a session whose worker is tainted
-//! or killed.
+//! call may say instead, automatic sessions, what becomes of a session whose worker is tainted or
+//! killed, and streams over the objects of a session.
 //!
 //! `cargo run --release --example multi_session_example`
 #![expect(clippy::print_stdout, reason = "an example talks")]
 
 mod support;
 
+use futures::StreamExt;
 use futures::future::try_join_all;
-use snakebridge::{Affinity, OnWorkerLost, PyRef, Session, SessionOptions, SnakeBridge};
+use snakebridge::{Affinity, OnWorkerLost, PyRef, PyStream, Session, SessionOptions, SnakeBridge};
 use std::collections::BTreeSet;
 use std::error::Error;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use support::{Gate, code, part, until_waiting};
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -35,6 +36,7 @@ async fn main() -> Outcome {
     named_sessions(&py).await?;
     tainted_home(&py).await?;
     killed_home(&py).await?;
+    streams(&py).await?;
     work_in_parallel(&py).await?;
 
     py.shutdown().await?;
@@ -255,6 +257,66 @@ async fn killed_home(py: &SnakeBridge) -> Outcome {
     let strict = stats.pools.iter().find(|pool| pool.name == "strict_pool").expect("it is configured");
     assert_eq!((strict.ready, strict.deaths), (2, 2));
     println!("the pool is whole again: {} workers ready after {} deaths", strict.ready, strict.deaths);
+    Ok(())
+}
+
+async fn streams(py: &SnakeBridge) -> Outcome {
+    part("streaming with session-bound refs: a loop over a stream calls the session that it streams from");
+    let session = py.session("writer");
+    let notes = notebook(&session, "strict_pool").await?;
+    for plan in ["plan", "write", "read"] {
+        notes.call_method("add", (plan,)).discard().await?;
+    }
+    let mut pages: PyStream<String> = notes.call_method("leaf_through", ()).stream().await?;
+    assert_eq!(pages.worker(), notes.worker(), "a stream runs where its object is");
+    let mut written = 3;
+    while let Some(note) = pages.next().await {
+        let note = note?;
+        let count: usize = notes.call_method("add", (format!("{note}: done"),)).extract().await?;
+        println!("{note:?} came from {}, and note {count} was written while the stream is open", pages.worker());
+        written += 1;
+        assert_eq!(count, written);
+    }
+    let read: Vec<String> = notes.call_method("read", ()).extract().await?;
+    assert_eq!(read, ["plan", "write", "read", "plan: done", "write: done", "read: done"]);
+    println!("after its end: {read:?}");
+
+    part("opening a stream never waits: a busy home is worker_busy, under strict_queue too");
+    let mut gate = Gate::new()?;
+    let held = actix::spawn(notes.call_method("add_when_told", (gate.path(), "held")).extract::<usize>());
+    gate.held().await;
+    let of_the_object = notes.call_method("draft", ()).stream::<String>().await.expect_err("its worker is busy");
+    println!("a stream over the object: {of_the_object}");
+    assert_eq!(of_the_object.code(), "worker_busy");
+    assert!(of_the_object.is_retryable());
+    let of_the_session = session.call("itertools", "count", ()).pool("strict_pool").stream::<u64>().await;
+    assert_eq!(code(of_the_session), "worker_busy", "though another worker is free");
+    gate.open();
+    assert_eq!(held.await??, 7);
+
+    part("a stream that is dropped closes its generator, and its worker is free");
+    let mut drafts: PyStream<String> = notes.call_method("draft", ()).stream().await?;
+    for number in 1..=3 {
+        let draft = drafts.next().await.expect("it has no end")?;
+        assert_eq!(draft, format!("draft {number}"));
+        println!("{draft}");
+    }
+    drop(drafts);
+    // Nobody waits for the close: it is a call that takes its turn.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let last = loop {
+        let read: Vec<String> = notes.call_method("read", ()).extract().await?;
+        let last = read.last().expect("it has notes").clone();
+        if last != "held" {
+            break last;
+        }
+        assert!(Instant::now() < deadline, "the generator is still open");
+    };
+    assert_eq!(last, "no more drafts");
+    println!("the generator's finally has run: {last:?}");
+    let at_home = pid(&session, "strict_pool", Affinity::StrictFailFast).await?;
+    println!("and process {at_home} takes calls");
+    session.release().await?;
     Ok(())
 }
 

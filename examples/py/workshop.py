@@ -1,5 +1,6 @@
 """What the examples run in their workers."""
 
+import itertools
 import os
 
 
@@ -20,6 +21,18 @@ class Notebook:
 
     def read(self):
         return list(self.notes)
+
+    def leaf_through(self):
+        """The notes as they are now, one after the other."""
+        yield from self.read()
+
+    def draft(self):
+        """Drafts without end; a note says when nobody wants more."""
+        try:
+            for number in itertools.count(1):
+                yield f"draft {number}"
+        finally:
+            self.add("no more drafts")
 
 
 def pid():
