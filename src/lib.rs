@@ -17,6 +17,15 @@ mod status;
 mod value;
 mod wire;
 
+/// The programs in the guides are run as tests.
+#[cfg(doctest)]
+mod guides {
+    #[doc = include_str!("../docs/guide/streams.md")]
+    mod streams {}
+    #[doc = include_str!("../docs/guide/sessions-and-refs.md")]
+    mod sessions_and_refs {}
+}
+
 pub use actors::pool::{PoolReport, PoolStatus, PoolSupervisor};
 pub use actors::session::{SessionActor, SessionReport, SessionStatus};
 pub use api::{Args, Builder, Call, CallFuture, Guard, IntoArgs, PyStream, Session, SnakeBridge, WeakBridge};
