@@ -1,6 +1,6 @@
 //! Lifecycle facts, as subscribers and logs see them.
 
-use crate::id::{PoolName, SessionId, WorkerId};
+use crate::id::{CallId, PoolName, SessionId, WorkerId};
 use serde::Serialize;
 use std::time::SystemTime;
 
@@ -233,6 +233,42 @@ facts! {
         worker: WorkerId,
         /// How many.
         count: u64,
+    }
+    /// A call was submitted. Told, as the three that follow, only where
+    /// [`Config::call_events`](crate::Config::call_events) is set; each call that started ends in
+    /// exactly one of them.
+    CallStarted = "snakebridge.call.started" {
+        /// The call.
+        call: CallId,
+        /// Its session.
+        session: SessionId,
+        /// The pool that is to run it.
+        pool: PoolName,
+    }
+    /// A worker has answered a call with a value.
+    CallFinished = "snakebridge.call.finished" {
+        /// The call.
+        call: CallId,
+        /// Its session.
+        session: SessionId,
+        /// Where it ran.
+        worker: WorkerId,
+    }
+    /// A call ended in an error: refused, raised, out of time, crashed.
+    CallFailed = "snakebridge.call.failed" {
+        /// The call.
+        call: CallId,
+        /// Its session.
+        session: SessionId,
+        /// The code of the error, e.g. `worker_busy`: see [`Error::code`](crate::Error::code).
+        code: &'static str,
+    }
+    /// A call was cancelled: its caller dropped it, or its session ended before it began.
+    CallCancelled = "snakebridge.call.cancelled" {
+        /// The call.
+        call: CallId,
+        /// Its session.
+        session: SessionId,
     }
     /// The bridge takes calls.
     BridgeStarted = "snakebridge.bridge.started" {

@@ -29,9 +29,10 @@ mod guides {
 pub use actors::pool::{PoolReport, PoolStatus, PoolSupervisor};
 pub use actors::session::{SessionActor, SessionReport, SessionStatus};
 pub use api::{Args, Builder, Call, CallFuture, Guard, IntoArgs, PyStream, Session, SnakeBridge, WeakBridge};
-pub use config::{Affinity, Config, LogLevel, OnWorkerLost, PoolConfig, SessionOptions, StartMethod};
+pub use config::{Affinity, Config, LogLevel, MessageLogLevel, OnWorkerLost, PoolConfig, SessionOptions, StartMethod};
 pub use error::{ConvertError, Crash, Error, Frame, PythonError, Ran, Result};
 pub use event::{EndReason, Event, Fact};
 pub use id::{CallId, ParseWorkerIdError, PoolName, RefId, SessionId, WorkerId};
+pub use observe::{LogRecord, MessageLog};
 pub use status::{Guarantees, PoolStats, RunningCall, SessionInfo, Stats, Taint, Tie, WorkerInfo, WorkerState};
 pub use value::{Bytes, Dict, PyRef, Value};

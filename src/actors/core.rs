@@ -7,7 +7,7 @@ use crate::config::{Config, PoolConfig};
 use crate::error::{Error, Result};
 use crate::event::Fact;
 use crate::id::{CallId, PoolName};
-use crate::observe::Events;
+use crate::observe::Observers;
 use actix::Addr;
 use actix_rt::{Arbiter, ArbiterHandle};
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ pub(crate) struct Core {
     pub(crate) arbiter: ArbiterHandle,
     pub(crate) registry: Addr<Registry>,
     pub(crate) directory: Arc<Directory>,
-    pub(crate) events: Events,
+    pub(crate) observers: Observers,
     pub(crate) timeout: Option<std::time::Duration>,
     calls: AtomicU64,
     stopping: AtomicBool,
@@ -74,7 +74,7 @@ impl Core {
         arbiter: ArbiterHandle,
         registry: Addr<Registry>,
         directory: Arc<Directory>,
-        events: Events,
+        observers: Observers,
     ) -> Self {
         Self {
             pool_names: pools.keys().cloned().collect(),
@@ -83,7 +83,7 @@ impl Core {
             arbiter,
             registry,
             directory,
-            events,
+            observers,
             timeout: config.timeout,
             calls: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
@@ -161,7 +161,7 @@ impl Core {
             pool.addr.do_send(Leave);
         }
         if !self.is_told.swap(true, Ordering::AcqRel) {
-            self.events.emit(Fact::BridgeStopped {});
+            self.observers.events.emit(Fact::BridgeStopped {});
         }
     }
 

@@ -116,12 +116,13 @@ impl Directory {
         let max_refs = options.max_refs.unwrap_or(self.config.max_refs);
         let state = Arc::new(SessionState::new(key.clone(), automatic, options.on_worker_lost, max_refs));
         let core = &life.core;
-        let shell = SessionActor::new(Arc::clone(&state), core.registry.clone(), alive);
+        let shell =
+            SessionActor::new(Arc::clone(&state), core.registry.clone(), core.observers.messages.clone(), alive);
         let actor = SessionActor::start_in_arbiter(&core.arbiter, move |_| shell);
         let hold = Arc::new(Hold { state: Arc::clone(&state), actor: actor.clone(), life: Arc::clone(life) });
         inner.by_id.insert(id.clone(), Entry { state, actor, hold: Arc::downgrade(&hold) });
         inner.end_due();
-        let created = core.events.tell(Fact::SessionCreated { session: id.clone() });
+        let created = core.observers.events.tell(Fact::SessionCreated { session: id.clone() });
         drop(inner);
         log(&created);
         Ok(hold)

@@ -2,6 +2,7 @@
 //!
 //! The messages that it accepts stand in a file for each kind of sender.
 
+mod journal;
 mod reports;
 mod sessions;
 mod users;
@@ -16,18 +17,19 @@ pub(crate) use workers::{Died, DistrustWorker, FreeRefs, LeaseOver, PinsMade, St
 use super::registry::Registry;
 use super::session::{Forgotten, Granted, Refused, SessionActor};
 use super::timer::{OnTimer, Timer};
-use super::worker::{self, WorkerActor};
+use super::worker::{self, Listeners, WorkerActor};
 use crate::config::{PoolConfig, bounded};
 use crate::error::{Error, Ran, Result};
 use crate::event::Fact;
 use crate::id::{SessionKey, WorkerId};
-use crate::observe::Events;
+use crate::observe::{Handled, Journal, Observers, Who};
 use crate::process::{Link, StartError, Zygote, ZygoteEvent, ZygoteEvents, ZygoteSpec};
 use crate::python;
 use crate::rules::pool::{Action, Pool, PoolRules};
 use crate::status::{Taint, Tie};
 use actix::prelude::*;
 use futures::StreamExt;
+use journal::Heard;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -45,7 +47,9 @@ pub struct PoolSupervisor {
     seat: Seat,
     ref_spaces: Arc<AtomicU64>,
     registry: Addr<Registry>,
-    events: Events,
+    observers: Observers,
+    journal: Journal,
+    heard: Heard,
     timer: Timer,
     when_ready: Option<oneshot::Sender<Result<()>>>,
     await_ready: Vec<oneshot::Sender<bool>>,
@@ -61,7 +65,7 @@ pub struct PoolSupervisor {
 pub(crate) struct Setup {
     pub(crate) config: Arc<PoolConfig>,
     pub(crate) registry: Addr<Registry>,
-    pub(crate) events: Events,
+    pub(crate) observers: Observers,
     /// Counts the workers of the bridge, each of which has its own object ids.
     pub(crate) ref_spaces: Arc<AtomicU64>,
     /// Told when every slot is ready for the first time, or that this will not come.
@@ -104,13 +108,15 @@ impl PoolSupervisor {
         Self {
             rules: Pool::new(PoolRules::from(&*setup.config)),
             size: setup.config.size,
-            config: setup.config,
             sessions: BTreeMap::new(),
             workers: BTreeMap::new(),
             seat: Seat::Empty,
             ref_spaces: setup.ref_spaces,
             registry: setup.registry,
-            events: setup.events,
+            journal: Journal::new(setup.observers.messages.clone(), Who::Pool(setup.config.name.clone())),
+            observers: setup.observers,
+            heard: Heard::default(),
+            config: setup.config,
             timer: Timer::start(ctx),
             when_ready: Some(setup.when_ready),
             await_ready: Vec::new(),
@@ -124,6 +130,7 @@ impl PoolSupervisor {
 
     /// Carries out what the rules have decided.
     fn perform(&mut self, ctx: &mut Context<Self>) {
+        self.note_decision();
         while let Some(action) = self.rules.poll_action() {
             match action {
                 Action::Grant { call, session, worker } => {
@@ -197,7 +204,7 @@ impl PoolSupervisor {
             Fact::WorkerExited { expected: false, .. } | Fact::WorkerStartFailed { .. } => self.deaths += 1,
             _ => {}
         }
-        self.events.emit(fact);
+        self.observers.events.emit(fact);
     }
 
     fn started(&mut self, outcome: Result<()>) {
@@ -242,9 +249,14 @@ impl PoolSupervisor {
     }
 
     fn add_member(&mut self, id: WorkerId, link: Link, ids: Range<u64>, ctx: &mut Context<Self>) {
-        let (pool, registry, config) = (ctx.address(), self.registry.clone(), Arc::clone(&self.config));
+        let config = Arc::clone(&self.config);
+        let listeners = Listeners {
+            pool: ctx.address(),
+            registry: self.registry.clone(),
+            messages: self.observers.messages.clone(),
+        };
         let worker = id.clone();
-        let addr = WorkerActor::create(move |ctx| WorkerActor::new(worker, link, ids, &config, pool, registry, ctx));
+        let addr = WorkerActor::create(move |ctx| WorkerActor::new(worker, link, ids, &config, listeners, ctx));
         let member = Member { addr, pid: None, started_at: SystemTime::now(), requests: 0, taint: None };
         self.workers.insert(id, member);
     }
@@ -254,6 +266,7 @@ impl PoolSupervisor {
         let now = Instant::now();
         match outcome {
             Ok((zygote, events)) => {
+                self.journal.note(Handled::ZygoteStarted, None, None, || starts(&wanted));
                 let guarantees = zygote.guarantees();
                 self.tie = if guarantees.lifeline { Tie::Lifeline } else { Tie::ParentDeath };
                 if let Some(why) = &guarantees.exec_because {
@@ -266,6 +279,7 @@ impl PoolSupervisor {
                 }
             }
             Err(StartError { permanent, what }) => {
+                self.journal.note(Handled::ZygoteFailed, None, None, || what.as_str());
                 for worker in wanted {
                     self.rules.handle_start_failed(&worker, what.clone(), permanent, now);
                 }
@@ -297,6 +311,7 @@ impl PoolSupervisor {
         let is_silent = self.workers.get(worker).is_some_and(|member| member.pid.is_none());
         if is_silent && matches!(self.seat, Seat::Taken(_)) {
             tracing::warn!(target: "snakebridge::pool", pool = %self.config.name, "ending a zygote that does not answer");
+            self.journal.note(Handled::ZygoteSilent, None, None, || format!("ended: nothing is told of {worker}"));
             self.seat = Seat::Ending { wanted: Vec::new() };
         }
     }
@@ -324,6 +339,10 @@ impl PoolSupervisor {
     }
 }
 
+fn starts(wanted: &[WorkerId]) -> String {
+    wanted.iter().map(|worker| format!("start {worker}")).collect::<Vec<_>>().join("; ")
+}
+
 /// Finding an interpreter runs programs and waits for them: a thread of its own does it.
 async fn start_zygote(config: Arc<PoolConfig>) -> Result<(Zygote, ZygoteEvents), StartError> {
     let (tell, found) = oneshot::channel();
@@ -345,6 +364,7 @@ impl Actor for PoolSupervisor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
+        self.hear(Handled::Open);
         self.rules.start(Instant::now());
         self.perform(ctx);
     }
@@ -353,6 +373,7 @@ impl Actor for PoolSupervisor {
 impl OnTimer for PoolSupervisor {
     fn on_timer(&mut self, ctx: &mut Context<Self>) {
         self.rules.handle_timeout(Instant::now());
+        self.hear_alarm();
         self.perform(ctx);
     }
 }
@@ -378,16 +399,22 @@ impl Handler<Told> for PoolSupervisor {
     fn handle(&mut self, Told(event): Told, ctx: &mut Context<Self>) {
         match event {
             ZygoteEvent::Forked { worker, pid, pidfd } => {
+                self.journal.note(Handled::ForkTold, None, None, || format!("{worker}: pid {pid}"));
                 if let Some(member) = self.workers.get_mut(&worker) {
                     member.pid = Some(pid);
                     member.addr.do_send(worker::Forked { pidfd });
                 }
             }
             ZygoteEvent::ForkFailed { worker, why } => {
+                self.journal.note(Handled::ForkFailed, None, None, || format!("{worker}: {why}"));
                 self.order(&worker, worker::NeverForked { why });
             }
-            ZygoteEvent::Exited { worker, exit } => self.order(&worker, worker::Exited { exit }),
+            ZygoteEvent::Exited { worker, exit } => {
+                self.journal.note(Handled::ExitTold, None, None, || format!("{worker}: {exit}"));
+                self.order(&worker, worker::Exited { exit });
+            }
             ZygoteEvent::Gone { why } => {
+                self.journal.note(Handled::ZygoteGone, None, None, || why.as_str());
                 if matches!(self.seat, Seat::Left) {
                     return self.stopped();
                 }

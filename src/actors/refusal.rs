@@ -28,6 +28,21 @@ pub(crate) fn error(refusal: Refusal, request: &Request) -> Error {
     }
 }
 
+/// The code of the error that a refusal becomes.
+pub(crate) fn code(refusal: &Refusal) -> &'static str {
+    match refusal {
+        Refusal::WorkerBusy => "worker_busy",
+        Refusal::SessionWorkerUnavailable { .. } => "session_worker_unavailable",
+        Refusal::PoolSaturated { .. } => "pool_saturated",
+        Refusal::PoolDegraded { .. } => "pool_degraded",
+        Refusal::QueueTimeout { .. } => "queue_timeout",
+        Refusal::Timeout { .. } => "timeout",
+        Refusal::RefLost { .. } => "ref_lost",
+        Refusal::Cancelled => "cancelled",
+        Refusal::ShuttingDown => "shutting_down",
+    }
+}
+
 /// A call that goes nowhere.
 pub(crate) fn misaddressed(wrong: Misaddressed) -> Error {
     match wrong {

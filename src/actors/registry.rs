@@ -8,7 +8,7 @@ use super::timer::{OnTimer, Timer};
 use crate::config::LogLevel;
 use crate::event::{EndReason, Fact};
 use crate::id::{PoolName, RefId, SessionKey, WorkerId};
-use crate::observe::Events;
+use crate::observe::{Events, Handled, Journal, Observers, Who};
 use crate::rules::refs::{RefAction, Refs};
 use actix::prelude::*;
 use std::collections::BTreeMap;
@@ -23,6 +23,7 @@ pub(crate) struct Registry {
     directory: Arc<Directory>,
     pools: BTreeMap<PoolName, Addr<PoolSupervisor>>,
     events: Events,
+    journal: Journal,
     cleanup_log: LogLevel,
     timer: Timer,
     expiry: Option<Instant>,
@@ -31,7 +32,7 @@ pub(crate) struct Registry {
 impl Registry {
     pub(crate) fn new(
         directory: Arc<Directory>,
-        events: Events,
+        observers: Observers,
         cleanup_log: LogLevel,
         ctx: &mut Context<Self>,
     ) -> Self {
@@ -39,7 +40,8 @@ impl Registry {
             refs: Refs::new(),
             directory,
             pools: BTreeMap::new(),
-            events,
+            journal: Journal::new(observers.messages, Who::Registry),
+            events: observers.events,
             cleanup_log,
             timer: Timer::start(ctx),
             expiry: None,
@@ -59,6 +61,12 @@ impl Registry {
         }
         let next = [self.refs.poll_timeout(), self.expiry];
         self.timer.set(next.into_iter().flatten().min());
+    }
+
+    /// What is freed, for the message log.
+    fn frees(&self) -> String {
+        let frees = self.refs.pending().map(|RefAction::Free { worker, ids, .. }| format!("{} in {worker}", ids.len()));
+        format!("frees [{}], and ends what has expired", frees.collect::<Vec<_>>().join(", "))
     }
 
     fn log_cleanup(&self, session: &SessionKey, reason: EndReason, refs: u64) {
@@ -89,6 +97,7 @@ impl OnTimer for Registry {
     fn on_timer(&mut self, _: &mut Context<Self>) {
         let now = Instant::now();
         self.refs.handle_timeout(now);
+        self.journal.note(Handled::CallAlarm, None, None, || self.frees());
         self.expiry = self.directory.expire(now);
         self.perform();
     }
@@ -103,6 +112,7 @@ impl Handler<Introduce> for Registry {
     type Result = ();
 
     fn handle(&mut self, Introduce(pools): Introduce, _: &mut Context<Self>) {
+        self.journal.note(Handled::Introduce, None, None, || "noted");
         self.pools = pools;
     }
 }
@@ -116,6 +126,7 @@ impl Handler<Wake> for Registry {
     type Result = ();
 
     fn handle(&mut self, _: Wake, _: &mut Context<Self>) {
+        self.journal.note(Handled::SessionIdle, None, None, || "noted");
         self.expiry = self.directory.expire(Instant::now());
         self.perform();
     }
@@ -134,6 +145,8 @@ impl Handler<RefsMade> for Registry {
     type Result = ();
 
     fn handle(&mut self, made: RefsMade, _: &mut Context<Self>) {
+        let (session, ids) = (&made.session, &made.ids);
+        self.journal.note(Handled::RefsMade, None, Some(session), || format!("{} in {}", ids.len(), made.worker));
         self.refs.handle_made(&made.session, &made.worker, &made.ids, Instant::now());
         self.perform();
     }
@@ -150,6 +163,7 @@ impl Handler<RefDropped> for Registry {
     type Result = ();
 
     fn handle(&mut self, dropped: RefDropped, _: &mut Context<Self>) {
+        self.journal.note(Handled::RefDropped, None, None, || format!("{} is to be freed", dropped.id));
         self.refs.handle_dropped(dropped.id, Instant::now());
         self.perform();
     }
@@ -167,6 +181,7 @@ impl Handler<WorkerLost> for Registry {
 
     fn handle(&mut self, lost: WorkerLost, _: &mut Context<Self>) {
         let count = self.refs.handle_worker_gone(&lost.worker);
+        self.journal.note(Handled::WorkerLost, None, None, || format!("{}: {count} refs lost", lost.worker));
         if count > 0 {
             self.events.emit(Fact::RefsLost { worker: lost.worker, count: count as u64 });
         }
@@ -189,6 +204,9 @@ impl Handler<SessionEnded> for Registry {
 
     fn handle(&mut self, ended: SessionEnded, _: &mut Context<Self>) {
         let refs = self.refs.handle_session_ended(&ended.session) as u64;
+        self.journal.note(Handled::SessionEnded, None, Some(&ended.session), || {
+            format!("{}, {refs} refs", ended.reason.as_str())
+        });
         // No call of it runs any more in any pool.
         self.refs.handle_session_forgotten(&ended.session);
         self.perform();
@@ -219,6 +237,7 @@ impl Handler<CountRefs> for Registry {
     type Result = usize;
 
     fn handle(&mut self, _: CountRefs, _: &mut Context<Self>) -> usize {
+        self.journal.note(Handled::Asked, None, None, || "refs told");
         self.refs.live(None)
     }
 }
@@ -232,6 +251,7 @@ impl Handler<Close> for Registry {
     type Result = ();
 
     fn handle(&mut self, _: Close, ctx: &mut Context<Self>) {
+        self.journal.note(Handled::Close, None, None, || "stopped");
         ctx.stop();
     }
 }

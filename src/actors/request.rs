@@ -6,6 +6,7 @@ use super::worker::WorkerActor;
 use crate::config::Affinity;
 use crate::error::{Error, Ran, Result};
 use crate::id::{CallId, PoolName, RefId, WorkerId};
+use crate::observe::{End, Witness};
 use crate::pickle::{Budget, DecodeError};
 use crate::rules::pool::{Purpose, Ticket};
 use crate::value::{PyRef, RefOwner, RefSource};
@@ -65,13 +66,14 @@ pub(crate) struct Promise {
     parts: Option<mpsc::UnboundedSender<Reply>>,
     place: Place,
     sent: bool,
+    witness: Option<Box<Witness>>,
 }
 
 impl Promise {
-    pub(crate) fn new() -> (Self, oneshot::Receiver<Result<Reply>>, Place) {
+    pub(crate) fn new(witness: Option<Box<Witness>>) -> (Self, oneshot::Receiver<Result<Reply>>, Place) {
         let (reply, answer) = oneshot::channel();
         let place = Place::default();
-        (Self { reply: Some(reply), parts: None, place: place.clone(), sent: false }, answer, place)
+        (Self { reply: Some(reply), parts: None, place: place.clone(), sent: false, witness }, answer, place)
     }
 
     /// Has the answer come in parts, where the worker sends it so.
@@ -89,21 +91,38 @@ impl Promise {
     }
 
     /// The call is now with that worker.
-    pub(crate) fn sent_to(&mut self, worker: Addr<WorkerActor>) {
+    pub(crate) fn sent_to(&mut self, worker: &WorkerId, addr: Addr<WorkerActor>) {
         self.sent = true;
-        self.place.set(Some(worker));
+        self.place.set(Some(addr));
+        if let Some(witness) = &mut self.witness {
+            witness.sent_to(worker);
+        }
     }
 
     /// The call came back, and certainly never began.
     pub(crate) fn came_back(&mut self) {
         self.sent = false;
         self.place.set(None);
+        if let Some(witness) = &mut self.witness {
+            witness.came_back();
+        }
     }
 
     pub(crate) fn answer(mut self, answer: Result<Reply>) {
         if let Some(reply) = self.reply.take() {
+            self.witness_end(&reply, &answer);
             // The caller may have gone: a reply that nobody takes frees its refs.
             drop(reply.send(answer));
+        }
+    }
+
+    fn witness_end(&mut self, reply: &oneshot::Sender<Result<Reply>>, answer: &Result<Reply>) {
+        if let Some(witness) = self.witness.take() {
+            witness.ended(&match answer {
+                _ if reply.is_closed() => End::Unheard,
+                Ok(reply) => End::Value(&reply.worker),
+                Err(error) => End::Failed(error),
+            });
         }
     }
 
@@ -121,7 +140,9 @@ impl Drop for Promise {
             } else {
                 Error::ShuttingDown { ran }
             };
-            drop(reply.send(Err(error)));
+            let answer = Err(error);
+            self.witness_end(&reply, &answer);
+            drop(reply.send(answer));
         }
     }
 }

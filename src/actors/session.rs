@@ -3,6 +3,8 @@
 //! It decides nothing: pools do. It keeps bodies out of their queues, and brings decision and body
 //! together in whichever order they arrive.
 
+mod journal;
+
 use super::hold::SessionState;
 use super::pool::{Forget, LeaseReturned, PoolSupervisor, Reset, Submit, Withdrawn};
 use super::refusal;
@@ -12,6 +14,7 @@ use super::worker::{Abandon, Run, WorkerActor};
 use crate::error::{Error, Ran};
 use crate::event::EndReason;
 use crate::id::{CallId, PoolName, SessionId, WorkerId};
+use crate::observe::{Handled, Journal, Messages, Who};
 use crate::rules::pool::Refusal;
 use actix::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
@@ -24,6 +27,7 @@ use tokio::sync::{mpsc, oneshot};
 pub struct SessionActor {
     state: Arc<SessionState>,
     registry: Addr<Registry>,
+    journal: Journal,
     /// Dropped when the cleanup has been told: the bridge waits for it when it stops.
     alive: mpsc::Sender<Infallible>,
     /// Boxed and absent until the first call: most sessions of a busy host are idle.
@@ -59,8 +63,14 @@ struct Grant {
 }
 
 impl SessionActor {
-    pub(crate) fn new(state: Arc<SessionState>, registry: Addr<Registry>, alive: mpsc::Sender<Infallible>) -> Self {
-        Self { state, registry, alive, work: None }
+    pub(crate) fn new(
+        state: Arc<SessionState>,
+        registry: Addr<Registry>,
+        messages: Messages,
+        alive: mpsc::Sender<Infallible>,
+    ) -> Self {
+        let journal = Journal::new(messages, Who::Session(state.key.id().clone()));
+        Self { state, registry, journal, alive, work: None }
     }
 
     fn work(&mut self) -> &mut Work {
@@ -119,7 +129,7 @@ fn send(mut request: Box<Request>, grant: Grant) {
     if request.promise.is_abandoned() {
         request.pool_addr.do_send(LeaseReturned { call: request.call, worker: grant.worker });
     } else {
-        request.promise.sent_to(grant.addr.clone());
+        request.promise.sent_to(&grant.worker, grant.addr.clone());
         grant.addr.do_send(Run(request));
     }
 }
@@ -147,6 +157,7 @@ impl Handler<Call> for SessionActor {
     type Result = ();
 
     fn handle(&mut self, Call(request): Call, _: &mut Context<Self>) {
+        self.note(Handled::Call, Some(request.call), |work| work.outcome_of_call(&request));
         let work = self.work();
         if work.ending.is_some() {
             return refuse_ended(request);
@@ -175,6 +186,7 @@ impl Handler<Granted> for SessionActor {
     type Result = ();
 
     fn handle(&mut self, Granted { call, worker, addr }: Granted, _: &mut Context<Self>) {
+        self.note(Handled::Granted, Some(call), |work| work.outcome_of_grant(call, &worker));
         let work = self.work();
         if !work.held.is_empty() {
             // The worker of an earlier grant is gone, or has taken the call back unseen.
@@ -197,6 +209,7 @@ impl Handler<Refused> for SessionActor {
     type Result = ();
 
     fn handle(&mut self, Refused { call, refusal }: Refused, _: &mut Context<Self>) {
+        self.note(Handled::Refused, Some(call), |work| work.outcome_of_refusal(call, &refusal));
         let work = self.work();
         work.unhold(call);
         match work.waiting.remove(&call) {
@@ -218,6 +231,7 @@ impl Handler<CameBack> for SessionActor {
     type Result = ();
 
     fn handle(&mut self, CameBack(mut request): CameBack, _: &mut Context<Self>) {
+        self.note(Handled::CameBack, Some(request.call), |work| work.outcome_of_return(&request));
         request.promise.came_back();
         let work = self.work();
         if let Some(refusal) = work.refused.remove(&request.call) {
@@ -245,6 +259,7 @@ impl Handler<GiveUp> for SessionActor {
     type Result = ();
 
     fn handle(&mut self, GiveUp { call, place }: GiveUp, _: &mut Context<Self>) {
+        self.note(Handled::GiveUp, Some(call), |work| work.outcome_of_giving_up(call, &place));
         // The body stays until the pool has confirmed: a grant may be under way.
         if let Some(request) = self.work().waiting.get(&call) {
             request.pool_addr.do_send(Withdrawn { call, session: request.hold.actor.clone() });
@@ -268,6 +283,8 @@ impl Handler<WithdrawalSeen> for SessionActor {
     type Result = ();
 
     fn handle(&mut self, seen: WithdrawalSeen, _: &mut Context<Self>) {
+        let is_kept = |work: &Work| !seen.is_last || work.is_held(seen.call);
+        self.note(Handled::WithdrawalSeen, Some(seen.call), |work| if is_kept(work) { "kept" } else { "forgotten" });
         let work = self.work();
         if seen.is_last && !work.is_held(seen.call) {
             work.waiting.remove(&seen.call);
@@ -287,6 +304,9 @@ impl Handler<End> for SessionActor {
     type Result = ();
 
     fn handle(&mut self, end: End, ctx: &mut Context<Self>) {
+        self.note(Handled::End, None, |work| {
+            format!("{}: {} pools are to forget it", end.reason.as_str(), work.pools.len())
+        });
         let key = self.state.key.clone();
         let work = self.work();
         for (_, pool) in &work.pools {
@@ -308,6 +328,7 @@ impl Handler<AwaitEnd> for SessionActor {
     type Result = ();
 
     fn handle(&mut self, AwaitEnd(done): AwaitEnd, _: &mut Context<Self>) {
+        self.note(Handled::AwaitEnd, None, |_| "noted");
         if let Some(ending) = &mut self.work().ending {
             ending.done.push(done);
         }
@@ -329,6 +350,9 @@ impl Handler<Forgotten> for SessionActor {
             ending.to_answer -= 1;
             ending.namespaces.extend(namespace);
         }
+        self.note(Handled::Forgotten, None, |work| {
+            format!("{} pools to answer", work.ending.as_ref().map_or(0, |ending| ending.to_answer))
+        });
         self.stop_if_over(ctx);
     }
 }
@@ -344,6 +368,7 @@ impl Handler<ResetAll> for SessionActor {
     type Result = ();
 
     fn handle(&mut self, reset: ResetAll, _: &mut Context<Self>) {
+        self.note(Handled::ResetAll, None, |work| format!("{} pools are told", work.pools.len()));
         let key = self.state.key.clone();
         for (_, pool) in &self.work().pools {
             pool.do_send(Reset { session: key.clone(), done: Arc::clone(&reset.done) });
@@ -389,6 +414,7 @@ impl Handler<SessionStatus> for SessionActor {
     type Result = SessionReport;
 
     fn handle(&mut self, _: SessionStatus, _: &mut Context<Self>) -> SessionReport {
+        self.note(Handled::Asked, None, |_| "status told");
         let work = self.work.as_deref();
         SessionReport {
             id: self.state.key.id().clone(),

@@ -5,6 +5,7 @@
 //! to it, and sends such late ones back.
 
 mod calls;
+mod journal;
 mod life;
 mod polling;
 
@@ -21,6 +22,7 @@ use super::timer::{OnTimer, Timer};
 use crate::config::{PoolConfig, bounded};
 use crate::error::{ConvertError, Crash, Error, Ran, Result};
 use crate::id::{CallId, RefId, WorkerId};
+use crate::observe::{Handled, Journal, Messages, Who};
 use crate::pickle::{self, DecodeError};
 use crate::process::{BlockName, BlockTable, DeathWatch, Exit, First, Lifeline, Link, MESSAGE_LIMIT, Output, Page};
 use crate::rules::lane::{Lane, LaneAction, Verdict, Why};
@@ -71,9 +73,17 @@ pub(crate) struct WorkerActor {
     violation: Option<Arc<str>>,
     pool: Addr<PoolSupervisor>,
     registry: Addr<Registry>,
+    journal: Journal,
     timer: Timer,
     /// The ids that it may give to objects.
     ids: Range<u64>,
+}
+
+/// Whom a worker tells.
+pub(crate) struct Listeners {
+    pub(crate) pool: Addr<PoolSupervisor>,
+    pub(crate) registry: Addr<Registry>,
+    pub(crate) messages: Messages,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,11 +103,12 @@ impl WorkerActor {
         link: Link,
         ids: Range<u64>,
         config: &PoolConfig,
-        pool: Addr<PoolSupervisor>,
-        registry: Addr<Registry>,
+        listeners: Listeners,
         ctx: &mut Context<Self>,
     ) -> Self {
         ctx.spawn(Pump);
+        let Listeners { pool, registry, messages } = listeners;
+        let journal = Journal::new(messages, Who::Worker(id.clone()));
         let Link { channel, outgoing, incoming, lifeline, page, output } = link;
         Self {
             id,
@@ -121,6 +132,7 @@ impl WorkerActor {
             violation: None,
             pool,
             registry,
+            journal,
             timer: Timer::start(ctx),
             ids,
         }
@@ -138,6 +150,7 @@ impl WorkerActor {
     fn distrust(&mut self, what: impl Into<Arc<str>>) {
         if self.violation.is_none() {
             let what = what.into();
+            self.journal.note(Handled::Distrust, None, None, || format!("killed: {what}"));
             tracing::warn!(target: "snakebridge::worker", worker = %self.id, %what, "killing a worker that broke the protocol");
             self.violation = Some(what);
         }
@@ -156,6 +169,7 @@ impl WorkerActor {
                         self.page.barrier()
                     };
                     let begun = if is_exact { self.page.begun(entry) } else { u64::MAX };
+                    self.note_revoked(seq, begun);
                     self.lane.handle_revocation(seq, begun, Instant::now());
                 }
                 LaneAction::Answer { call, verdict } => self.answer(call, verdict),
@@ -179,6 +193,7 @@ impl WorkerActor {
                 }
                 LaneAction::Kill { why: Why::Overran { call } } => {
                     tracing::warn!(target: "snakebridge::worker", worker = %self.id, %call, "killing a worker whose cancelled call does not end");
+                    self.note_overran(call);
                     self.kill();
                 }
             }
@@ -210,6 +225,7 @@ impl WorkerActor {
     fn run(&mut self, request: Box<Request>) {
         let call = request.call;
         if self.phase == Phase::Judged {
+            self.journal.note(Handled::Run, Some(call), Some(request.hold.key()), || "sent back: it is gone");
             self.send_back(request);
             self.pool.do_send(TakingBack::Passed { call, worker: self.id.clone() });
             return;
@@ -218,6 +234,7 @@ impl WorkerActor {
         let (deadline, timeout) = (request.deadline, request.timeout);
         let now = Instant::now();
         let sent = self.lane.handle_granted(call, session, deadline, timeout);
+        self.journal.note(Handled::Run, Some(call), Some(request.hold.key()), || journal::sent(sent));
         let outcome = sent.map_or(Ok(()), |sent| self.outbox.send_call(&request, sent, &self.page));
         if let Some(budget) = self.polling.on_sent(self.lane.due(), now) {
             self.page.set_poll_budget(budget);
@@ -258,6 +275,7 @@ impl WorkerActor {
     fn take(&mut self, message: FromWorker, inline: &[u8]) -> Result<(), String> {
         match message {
             FromWorker::Hello { protocol: PROTOCOL, .. } if self.phase == Phase::Starting => {
+                self.journal.note(Handled::Hello, None, None, || "takes calls");
                 self.phase = Phase::Serving;
                 self.greeted = true;
                 self.tell_started();
@@ -268,6 +286,7 @@ impl WorkerActor {
             FromWorker::StartFailed { body } => {
                 let body = self.body(body, inline)?;
                 let cause = pickle::decode_error(&body).map_err(|error| format!("{error:?}"))?.to_string();
+                self.journal.note(Handled::CannotStart, None, None, || format!("killed: {cause}"));
                 self.start_failure = Some(cause);
                 self.kill();
                 Ok(())
@@ -276,6 +295,7 @@ impl WorkerActor {
                 for index in released {
                     self.outbox.on_released(index).map_err(|bad| bad.to_string())?;
                 }
+                self.note_passed(seq);
                 self.lane.handle_passed(seq).map_err(|violation| format!("{violation:?}"))
             }
             FromWorker::Reply { seq, ended: Ended::Part, body, released: _, refs } => {
@@ -289,6 +309,7 @@ impl WorkerActor {
                     self.outbox.on_released(index).map_err(|bad| bad.to_string())?;
                 }
                 let replied = self.lane.handle_reply(seq).map_err(|violation| format!("{violation:?}"))?;
+                self.note_reply(seq, &replied, ended);
                 let outcome = self
                     .own(refs)
                     .and_then(|refs| Ok((self.body(body, inline)?, refs)))
@@ -434,6 +455,7 @@ impl WorkerActor {
         match self.outbox.poll_recv(task, &mut self.inbox, first, last) {
             Poll::Ready(Ok(0)) => {
                 // A process that closes its socket serves nobody any more.
+                self.journal.note(Handled::Closed, None, None, || "killed, unless it is gone");
                 self.closed = true;
                 self.kill();
                 false
@@ -474,6 +496,7 @@ impl WorkerActor {
         let begun: Vec<u64> = (0..self.page.entries()).map(|entry| self.page.begun(entry)).collect();
         let death = self.lane.handle_exit(&begun);
         let stderr = self.output.stderr_tail();
+        self.note_death(exit, &death);
         for call in &death.returned {
             if let Some(request) = self.requests.remove(call) {
                 self.send_back(request);
@@ -515,6 +538,7 @@ impl OnTimer for WorkerActor {
     fn on_timer(&mut self, _: &mut Context<Self>) {
         let now = Instant::now();
         self.lane.handle_timeout(now);
+        self.journal.note(Handled::CallAlarm, None, None, || "deadlines looked at");
         if let Phase::Exited { judged_by } = self.phase
             && judged_by <= now
         {

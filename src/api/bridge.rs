@@ -15,6 +15,7 @@ use crate::config::{Config, SessionOptions, bounded};
 use crate::error::{Error, Ran, Result};
 use crate::event::Event;
 use crate::id::{PoolName, SessionId, WorkerId};
+use crate::observe::MessageLog;
 use crate::status::{Guarantees, PoolStats, SessionInfo, Stats, WorkerInfo};
 use crate::value::PyRef;
 use crate::wire::Step;
@@ -515,7 +516,7 @@ impl SnakeBridge {
     /// The lifecycle events from this moment on. A reader that lags more than 4,096 events behind
     /// misses the oldest, and a warning is logged. See [`Event`] for an example.
     pub fn events(&self) -> impl Stream<Item = Event> + Send + Unpin + 'static {
-        self.core().events.stream()
+        self.core().observers.events.stream()
     }
 
     /// Sends every lifecycle event from this moment on to an actor.
@@ -544,7 +545,14 @@ impl SnakeBridge {
     /// }
     /// ```
     pub fn subscribe(&self, subscriber: Recipient<Event>) {
-        self.core().events.subscribe(subscriber);
+        self.core().observers.events.subscribe(subscriber);
+    }
+
+    /// The log of what the actors of this bridge handled, and what came of it: at its default level
+    /// the lifecycle, at [`MessageLogLevel::Calls`](crate::MessageLogLevel::Calls) every call too. See
+    /// [`MessageLog`] for an example.
+    pub fn message_log(&self) -> MessageLog {
+        self.core().observers.messages.reader()
     }
 
     /// The supervisor of a pool; it answers [`PoolStatus`](crate::PoolStatus).

@@ -9,7 +9,7 @@ use crate::config::{Config, PoolConfig};
 use crate::error::{Error, Ran, Result};
 use crate::event::Fact;
 use crate::id::PoolName;
-use crate::observe::Events;
+use crate::observe::{Events, Messages, Observers};
 use actix::prelude::*;
 use actix_rt::{Arbiter, ArbiterHandle};
 use futures::future::try_join_all;
@@ -132,12 +132,16 @@ impl Builder {
 
     /// Runs on the arbiter that the bridge lives on.
     async fn launch(self, arbiter: ArbiterHandle) -> Result<Arc<Life>> {
-        let events = Events::new();
+        let observers = Observers {
+            events: Events::new(),
+            messages: Messages::new(self.config.message_log_level),
+            call_events: self.config.call_events,
+        };
         let directory = Arc::new(Directory::new(&self.config));
         let registry = Registry::create({
-            let (directory, events) = (Arc::clone(&directory), events.clone());
+            let (directory, observers) = (Arc::clone(&directory), observers.clone());
             let cleanup_log = self.config.session_cleanup_log_level;
-            move |ctx| Registry::new(directory, events, cleanup_log, ctx)
+            move |ctx| Registry::new(directory, observers, cleanup_log, ctx)
         });
 
         let ref_spaces = Arc::new(AtomicU64::new(0));
@@ -148,7 +152,7 @@ impl Builder {
             let setup = Setup {
                 config: Arc::clone(&config),
                 registry: registry.clone(),
-                events: events.clone(),
+                observers: observers.clone(),
                 ref_spaces: Arc::clone(&ref_spaces),
                 when_ready,
             };
@@ -167,7 +171,7 @@ impl Builder {
             });
         }
         registry.do_send(Introduce(entries.iter().map(|(name, pool)| (name.clone(), pool.addr.clone())).collect()));
-        let core = Core::new(entries, threads, &self.config, arbiter, registry, directory, events);
+        let core = Core::new(entries, threads, &self.config, arbiter, registry, directory, observers);
         let life = Arc::new(Life { core: Arc::new(core) });
 
         if let Err(error) = try_join_all(ready).await {
@@ -177,7 +181,7 @@ impl Builder {
             return Err(error);
         }
         let pools = life.core.pools.keys().cloned().collect();
-        life.core.events.emit(Fact::BridgeStarted { pools });
+        life.core.observers.events.emit(Fact::BridgeStarted { pools });
         Ok(life)
     }
 }

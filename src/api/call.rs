@@ -11,6 +11,7 @@ use crate::actors::session::{self, GiveUp};
 use crate::config::{Affinity, SessionOptions, bounded};
 use crate::error::{ConvertError, Error, Ran, Result};
 use crate::id::{CallId, PoolName, SessionId};
+use crate::observe::Witness;
 use crate::pickle::{self, Batch, Budget, DecodeError, Fragment};
 use crate::process::LARGEST_BODY;
 use crate::rules::address::{RefAddress, address};
@@ -522,7 +523,8 @@ impl Draft {
         let pool = core.pool(&address.pool)?;
         let timeout = timeout.or(pool.config.timeout).or(core.timeout);
         let call = core.next_call();
-        let (mut promise, answer, place) = Promise::new();
+        let witness = Witness::of_call(&core.observers, call, hold.id(), &address.pool);
+        let (mut promise, answer, place) = Promise::new(witness);
         let parts = in_parts.then(|| promise.in_parts());
         let actor = hold.actor.clone();
         actor.do_send(session::Call(Box::new(Request {

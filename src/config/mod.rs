@@ -90,6 +90,28 @@ pub enum LogLevel {
     Trace,
 }
 
+/// What the message log of a bridge records.
+///
+/// Its names in serde are `off`, `lifecycle` and `calls`.
+///
+/// ```
+/// use snakebridge::MessageLogLevel;
+///
+/// assert_eq!(MessageLogLevel::default(), MessageLogLevel::Lifecycle);
+/// assert_eq!(serde_json::from_str::<MessageLogLevel>("\"calls\"").unwrap(), MessageLogLevel::Calls);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MessageLogLevel {
+    /// Nothing.
+    Off,
+    /// What starts, ends and changes workers, pools and sessions.
+    #[default]
+    Lifecycle,
+    /// Each message of each call too: about eight records a call.
+    Calls,
+}
+
 /// The configuration of a whole bridge.
 ///
 /// It is made in code, read from a file ([`from_toml_file`](Self::from_toml_file)) or from variables
@@ -122,6 +144,8 @@ pub struct Config {
     pub(crate) max_sessions: usize,
     pub(crate) session_cleanup_log_level: LogLevel,
     pub(crate) timeout: Option<Duration>,
+    pub(crate) message_log_level: MessageLogLevel,
+    pub(crate) call_events: bool,
 }
 
 impl Default for Config {
@@ -135,6 +159,8 @@ impl Default for Config {
             max_sessions: 100_000,
             session_cleanup_log_level: LogLevel::Off,
             timeout: None,
+            message_log_level: MessageLogLevel::default(),
+            call_events: false,
         }
     }
 }
@@ -204,6 +230,45 @@ impl Config {
     /// Default: no limit.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
+        self
+    }
+
+    /// What the [`MessageLog`](crate::MessageLog) records. Default: lifecycle.
+    ///
+    /// With `Calls` each call costs about eight records, some microseconds in all, and every actor of
+    /// the bridge takes one lock for each.
+    ///
+    /// ```
+    /// use snakebridge::{Affinity, Config, MessageLogLevel};
+    ///
+    /// let config = Config::single(2, Affinity::Hint).message_log_level(MessageLogLevel::Calls);
+    /// ```
+    pub fn message_log_level(mut self, level: MessageLogLevel) -> Self {
+        self.message_log_level = level;
+        self
+    }
+
+    /// Whether each call is told as events: `call.started`, then one of `call.finished`,
+    /// `call.failed` and `call.cancelled`. Default: no.
+    ///
+    /// It costs two events a call, each cloned for everyone who listens.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// use futures::StreamExt;
+    /// use snakebridge::{Affinity, Config, SnakeBridge};
+    ///
+    /// let py = SnakeBridge::from_config(Config::single(1, Affinity::Hint).call_events(true)).await?;
+    /// let calls = py.events().filter(|event| std::future::ready(event.name().contains(".call.")));
+    /// py.call("math", "sqrt", (4,)).discard().await?;
+    /// let names: Vec<_> = calls.map(|event| event.name()).take(2).collect().await;
+    /// assert_eq!(names, ["snakebridge.call.started", "snakebridge.call.finished"]);
+    /// # py.shutdown().await
+    /// # }
+    /// ```
+    pub fn call_events(mut self, told: bool) -> Self {
+        self.call_events = told;
         self
     }
 

@@ -1,5 +1,19 @@
-//! Who is told of lifecycle facts: subscribers and event streams.
+//! Who is told of lifecycle facts: subscribers and event streams; and the log of what actors handle.
 
 mod events;
+mod messages;
+mod witness;
 
 pub(crate) use events::{Events, log};
+pub(crate) use messages::{Handled, Journal, Messages, Note, Who};
+pub use messages::{LogRecord, MessageLog};
+pub(crate) use witness::{End, Witness};
+
+/// Both, as they are handed to whoever speaks to them.
+#[derive(Clone)]
+pub(crate) struct Observers {
+    pub(crate) events: Events,
+    pub(crate) messages: Messages,
+    /// Whether the calls are told as events.
+    pub(crate) call_events: bool,
+}

@@ -348,6 +348,11 @@ impl Lane {
         self.open.get(&seq).is_some_and(|call| matches!(call.stage, Stage::Revoked(_)))
     }
 
+    /// The open call of that number.
+    pub(crate) fn call_of(&self, seq: u64) -> Option<CallId> {
+        self.open.get(&seq).map(|call| call.call)
+    }
+
     /// How many answers of the worker are due.
     pub(crate) fn due(&self) -> usize {
         self.open.len()

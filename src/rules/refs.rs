@@ -168,6 +168,11 @@ impl Refs {
         self.flush_at
     }
 
+    /// What is decided, and not polled yet.
+    pub(crate) fn pending(&self) -> impl Iterator<Item = &RefAction> {
+        self.actions.iter()
+    }
+
     pub(crate) fn poll_action(&mut self) -> Option<RefAction> {
         self.actions.pop_front()
     }

@@ -2,6 +2,7 @@
 
 use super::PoolSupervisor;
 use crate::id::{SessionKey, WorkerId};
+use crate::observe::Handled;
 use crate::process;
 use crate::rules::pool::Standing;
 use crate::status::{PoolStats, RunningCall, Tie, WorkerInfo, WorkerState};
@@ -16,6 +17,7 @@ impl Handler<Workers> for PoolSupervisor {
     type Result = MessageResult<Workers>;
 
     fn handle(&mut self, _: Workers, _: &mut Context<Self>) -> MessageResult<Workers> {
+        self.journal.note(Handled::Asked, None, None, || "workers told");
         let workers = self.rules.workers().filter_map(|view| {
             let member = self.workers.get(view.id)?;
             let pid = member.pid?;
@@ -62,6 +64,7 @@ impl Handler<HomeOf> for PoolSupervisor {
     type Result = Option<WorkerId>;
 
     fn handle(&mut self, HomeOf { session }: HomeOf, _: &mut Context<Self>) -> Option<WorkerId> {
+        self.journal.note(Handled::Asked, None, Some(&session), || "home told");
         self.rules.home(&session)
     }
 }
@@ -75,6 +78,7 @@ impl Handler<Homes> for PoolSupervisor {
     type Result = MessageResult<Homes>;
 
     fn handle(&mut self, _: Homes, _: &mut Context<Self>) -> MessageResult<Homes> {
+        self.journal.note(Handled::Asked, None, None, || "homes told");
         let homes = self.sessions.keys().filter_map(|session| Some((session.clone(), self.rules.home(session)?)));
         MessageResult(homes.collect())
     }
@@ -99,6 +103,7 @@ impl Handler<PoolStatus> for PoolSupervisor {
     type Result = PoolReport;
 
     fn handle(&mut self, _: PoolStatus, _: &mut Context<Self>) -> PoolReport {
+        self.journal.note(Handled::Asked, None, None, || "status told");
         let (mut ready, mut busy) = (0, 0);
         for view in self.rules.workers() {
             ready += usize::from(matches!(view.standing, Standing::Free | Standing::Busy));

@@ -3,6 +3,7 @@
 use super::PoolSupervisor;
 use crate::actors::session::{SessionActor, WithdrawalSeen};
 use crate::id::{CallId, SessionKey, WorkerId};
+use crate::observe::Handled;
 use crate::rules::pool::Ticket;
 use actix::prelude::*;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ impl Handler<Submit> for PoolSupervisor {
         if let Some(session) = session {
             self.sessions.insert(ticket.session.clone(), session);
         }
+        self.hear_of_call(Handled::Ticket, ticket.call, Some(&ticket.session));
         self.rules.handle_ticket(ticket, Instant::now());
         self.perform(ctx);
     }
@@ -42,7 +44,9 @@ impl Handler<Withdrawn> for PoolSupervisor {
     type Result = ();
 
     fn handle(&mut self, Withdrawn { call, session }: Withdrawn, ctx: &mut Context<Self>) {
+        self.hear_of_call(Handled::Withdrawn, call, None);
         let is_last = self.rules.handle_withdrawn(call, Instant::now());
+        self.note_decision();
         // Behind a grant that is under way, which so meets the body still.
         session.do_send(WithdrawalSeen { call, is_last });
         self.perform(ctx);
@@ -61,6 +65,7 @@ impl Handler<LeaseReturned> for PoolSupervisor {
     type Result = ();
 
     fn handle(&mut self, LeaseReturned { call, worker }: LeaseReturned, ctx: &mut Context<Self>) {
+        self.hear_of_call(Handled::LeaseReturned, call, None);
         self.rules.handle_lease_returned(call, &worker, Instant::now());
         self.perform(ctx);
     }
@@ -79,6 +84,7 @@ impl Handler<Forget> for PoolSupervisor {
 
     fn handle(&mut self, Forget { session, actor }: Forget, ctx: &mut Context<Self>) {
         self.sessions.entry(session.clone()).or_insert(actor);
+        self.hear_of_session(Handled::Forget, &session);
         self.rules.forget(&session, Instant::now());
         self.perform(ctx);
     }
@@ -97,6 +103,7 @@ impl Handler<Reset> for PoolSupervisor {
     type Result = ();
 
     fn handle(&mut self, Reset { session, done }: Reset, ctx: &mut Context<Self>) {
+        self.hear_of_session(Handled::Reset, &session);
         self.rules.reset(&session, Instant::now());
         self.perform(ctx);
         drop(done);

@@ -3,6 +3,7 @@
 use super::PoolSupervisor;
 use crate::error::{Error, Result};
 use crate::id::WorkerId;
+use crate::observe::Handled;
 use crate::rules::pool::UnknownWorker;
 use actix::prelude::*;
 use std::time::{Duration, Instant};
@@ -25,6 +26,7 @@ impl Handler<TaintWorker> for PoolSupervisor {
     type Result = Result<()>;
 
     fn handle(&mut self, taint: TaintWorker, ctx: &mut Context<Self>) -> Result<()> {
+        self.hear_of_worker(Handled::Taint, &taint.worker);
         let outcome = self.rules.taint(&taint.worker, taint.how_long, taint.reason, Instant::now());
         self.perform(ctx);
         known(outcome)
@@ -42,6 +44,7 @@ impl Handler<ClearTaint> for PoolSupervisor {
     type Result = Result<()>;
 
     fn handle(&mut self, clear: ClearTaint, ctx: &mut Context<Self>) -> Result<()> {
+        self.hear_of_worker(Handled::ClearTaint, &clear.worker);
         let outcome = self.rules.clear_taint(&clear.worker, Instant::now());
         self.perform(ctx);
         known(outcome)
@@ -59,6 +62,7 @@ impl Handler<RestartWorker> for PoolSupervisor {
     type Result = Result<()>;
 
     fn handle(&mut self, restart: RestartWorker, ctx: &mut Context<Self>) -> Result<()> {
+        self.hear_of_worker(Handled::Restart, &restart.worker);
         let outcome = self.rules.restart_worker(&restart.worker, Instant::now());
         self.perform(ctx);
         known(outcome)
@@ -76,6 +80,7 @@ impl Handler<Resize> for PoolSupervisor {
     type Result = ();
 
     fn handle(&mut self, Resize { size }: Resize, ctx: &mut Context<Self>) {
+        self.hear(Handled::Resize);
         self.size = size;
         self.rules.resize(size, Instant::now());
         self.perform(ctx);
@@ -91,7 +96,9 @@ impl Handler<Shutdown> for PoolSupervisor {
     type Result = ResponseFuture<()>;
 
     fn handle(&mut self, _: Shutdown, ctx: &mut Context<Self>) -> ResponseFuture<()> {
+        self.hear(Handled::Shutdown);
         if self.has_stopped {
+            self.note_decision();
             return Box::pin(async {});
         }
         let (stopped, when_stopped) = oneshot::channel();
@@ -114,6 +121,7 @@ impl Handler<Leave> for PoolSupervisor {
     type Result = ();
 
     fn handle(&mut self, _: Leave, ctx: &mut Context<Self>) {
+        self.journal.note(Handled::Leave, None, None, || "stopped");
         ctx.stop();
     }
 }
@@ -129,7 +137,9 @@ impl Handler<AwaitReady> for PoolSupervisor {
     type Result = ResponseFuture<bool>;
 
     fn handle(&mut self, AwaitReady { until }: AwaitReady, _: &mut Context<Self>) -> ResponseFuture<bool> {
-        if self.rules.is_ready() {
+        let is_ready = self.rules.is_ready();
+        self.journal.note(Handled::AwaitReady, None, None, || if is_ready { "ready" } else { "waits" });
+        if is_ready {
             return Box::pin(async { true });
         }
         let (ready, when_ready) = oneshot::channel();

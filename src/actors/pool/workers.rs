@@ -3,6 +3,7 @@
 use super::PoolSupervisor;
 use crate::actors::worker;
 use crate::id::{CallId, RefId, SessionKey, WorkerId};
+use crate::observe::Handled;
 use actix::prelude::*;
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,6 +19,7 @@ impl Handler<Started> for PoolSupervisor {
     type Result = ();
 
     fn handle(&mut self, Started { worker }: Started, ctx: &mut Context<Self>) {
+        self.hear_of_worker(Handled::Started, &worker);
         self.rules.handle_ready(&worker, Instant::now());
         self.perform(ctx);
     }
@@ -36,6 +38,7 @@ impl Handler<StartFailed> for PoolSupervisor {
     type Result = ();
 
     fn handle(&mut self, failed: StartFailed, ctx: &mut Context<Self>) {
+        self.hear_of_worker(Handled::StartFailed, &failed.worker);
         self.rules.handle_start_failed(&failed.worker, failed.cause, failed.permanent, Instant::now());
         self.perform(ctx);
     }
@@ -56,6 +59,7 @@ impl Handler<LeaseOver> for PoolSupervisor {
     type Result = ();
 
     fn handle(&mut self, over: LeaseOver, ctx: &mut Context<Self>) {
+        self.hear_of_call(Handled::LeaseOver, over.call, None);
         if over.is_answer {
             self.finished += 1;
             if let Some(member) = self.workers.get_mut(&over.worker) {
@@ -100,6 +104,11 @@ impl Handler<TakingBack> for PoolSupervisor {
 
     fn handle(&mut self, outcome: TakingBack, ctx: &mut Context<Self>) {
         let now = Instant::now();
+        match &outcome {
+            TakingBack::Done { call } => self.hear_of_call(Handled::TakenBack, *call, None),
+            TakingBack::Kept { call } => self.hear_of_call(Handled::Kept, *call, None),
+            TakingBack::Passed { call, .. } => self.hear_of_call(Handled::PassedOver, *call, None),
+        }
         match outcome {
             TakingBack::Done { call } => self.rules.handle_taken_back(call, now),
             TakingBack::Kept { call } => self.rules.handle_kept(call, now),
@@ -122,6 +131,7 @@ impl Handler<Died> for PoolSupervisor {
     type Result = ();
 
     fn handle(&mut self, died: Died, ctx: &mut Context<Self>) {
+        self.hear_of_worker(Handled::Died, &died.worker);
         self.rules.handle_exit(&died.worker, died.cause, died.begun, Instant::now());
         self.perform(ctx);
     }
@@ -139,6 +149,7 @@ impl Handler<DistrustWorker> for PoolSupervisor {
     type Result = ();
 
     fn handle(&mut self, DistrustWorker { worker, what }: DistrustWorker, _: &mut Context<Self>) {
+        self.journal.note(Handled::DistrustWorker, None, None, || format!("{worker}: {what}"));
         self.order(&worker, worker::Distrust { what });
     }
 }
@@ -156,7 +167,9 @@ impl Handler<FreeRefs> for PoolSupervisor {
     type Result = ();
 
     fn handle(&mut self, free: FreeRefs, ctx: &mut Context<Self>) {
+        self.hear_of_session(Handled::FreeRefs, &free.session);
         self.rules.handle_unpinned(&free.session, &free.worker, free.ids.len(), Instant::now());
+        self.note_decision();
         self.order(&free.worker, worker::Free { ids: free.ids });
         self.perform(ctx);
     }

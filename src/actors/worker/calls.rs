@@ -3,6 +3,7 @@
 use super::WorkerActor;
 use crate::actors::request::Request;
 use crate::id::{CallId, RefId};
+use crate::observe::Handled;
 use actix::prelude::*;
 use std::sync::Arc;
 use std::time::Instant;
@@ -31,6 +32,7 @@ impl Handler<Abandon> for WorkerActor {
     type Result = ();
 
     fn handle(&mut self, Abandon { call }: Abandon, _: &mut Context<Self>) {
+        self.note_wish(Handled::Abandon, call);
         self.lane.cancel(call, Instant::now());
         self.perform();
     }
@@ -47,6 +49,7 @@ impl Handler<TakeBack> for WorkerActor {
     type Result = ();
 
     fn handle(&mut self, TakeBack { call }: TakeBack, _: &mut Context<Self>) {
+        self.note_wish(Handled::TakeBack, call);
         self.lane.take_back(call);
         self.perform();
     }
@@ -63,6 +66,7 @@ impl Handler<DropTakeBack> for WorkerActor {
     type Result = ();
 
     fn handle(&mut self, DropTakeBack { call }: DropTakeBack, _: &mut Context<Self>) {
+        self.note_wish(Handled::DropTakeBack, call);
         self.lane.drop_take_back(call);
     }
 }
@@ -78,6 +82,7 @@ impl Handler<Free> for WorkerActor {
     type Result = ();
 
     fn handle(&mut self, Free { ids }: Free, _: &mut Context<Self>) {
+        self.journal.note(Handled::Free, None, None, || format!("{} refs", ids.len()));
         self.free(ids);
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{Phase, WorkerActor};
 use crate::actors::pool::StartFailed;
+use crate::observe::Handled;
 use crate::process::{DeathWatch, Exit};
 use crate::wire::ToWorker;
 use actix::prelude::*;
@@ -18,6 +19,7 @@ impl Handler<Stop> for WorkerActor {
     type Result = ();
 
     fn handle(&mut self, _: Stop, _: &mut Context<Self>) {
+        self.journal.note(Handled::Stop, None, None, || "told");
         self.outbox.send(|_| ToWorker::Stop, &self.page);
     }
 }
@@ -34,6 +36,12 @@ impl Handler<Kill> for WorkerActor {
     type Result = ();
 
     fn handle(&mut self, Kill { for_shutdown }: Kill, _: &mut Context<Self>) {
+        self.journal.note(
+            Handled::Kill,
+            None,
+            None,
+            || if for_shutdown { "killed for the shutdown" } else { "killed" },
+        );
         self.for_shutdown |= for_shutdown;
         self.kill();
     }
@@ -52,6 +60,7 @@ impl Handler<Forked> for WorkerActor {
     fn handle(&mut self, Forked { pidfd }: Forked, ctx: &mut Context<Self>) {
         match DeathWatch::new(pidfd) {
             Ok(watch) => {
+                self.journal.note(Handled::Forked, None, None, || "watched");
                 let (watch, this) = (Arc::new(watch), ctx.address());
                 self.watch = Some(Arc::clone(&watch));
                 // A task of its own: the pump is polled with each message, and this but once.
@@ -62,7 +71,10 @@ impl Handler<Forked> for WorkerActor {
                 self.tell_started();
             }
             // Without it its death would not be seen; the zygote still tells of it.
-            Err(error) => self.distrust(format!("the host cannot watch it: {error}")),
+            Err(error) => {
+                self.journal.note(Handled::Forked, None, None, || format!("killed: it cannot be watched: {error}"));
+                self.distrust(format!("the host cannot watch it: {error}"));
+            }
         }
         if self.lifeline.is_none() {
             self.kill();
@@ -81,6 +93,7 @@ impl Handler<NeverForked> for WorkerActor {
     type Result = ();
 
     fn handle(&mut self, NeverForked { why }: NeverForked, _: &mut Context<Self>) {
+        self.journal.note(Handled::NeverForked, None, None, || why.as_str());
         if self.phase != Phase::Judged {
             self.phase = Phase::Judged;
             self.kill();
@@ -98,6 +111,7 @@ impl Handler<ExitSeen> for WorkerActor {
     type Result = ();
 
     fn handle(&mut self, _: ExitSeen, _: &mut Context<Self>) {
+        self.journal.note(Handled::ExitSeen, None, None, || "its socket is read to the end");
         self.exit_seen = true;
     }
 }
@@ -113,6 +127,7 @@ impl Handler<Exited> for WorkerActor {
     type Result = ();
 
     fn handle(&mut self, Exited { exit }: Exited, _: &mut Context<Self>) {
+        self.journal.note(Handled::Exited, None, None, || exit.to_string());
         self.exit = Some(exit);
     }
 }
@@ -126,6 +141,7 @@ impl Handler<Retire> for WorkerActor {
     type Result = ();
 
     fn handle(&mut self, _: Retire, ctx: &mut Context<Self>) {
+        self.journal.note(Handled::Retire, None, None, || "stopped");
         ctx.stop();
     }
 }

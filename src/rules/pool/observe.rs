@@ -1,7 +1,8 @@
 //! What observers may ask; nothing is decided by it.
 
 use super::Pool;
-use super::call::Stage;
+use super::action::Action;
+use super::call::{Stage, Target};
 #[cfg(test)]
 use super::session::Namespace;
 use super::session::Sid;
@@ -54,6 +55,20 @@ impl Pool {
     /// The session of a call that waits or holds a lease.
     pub(crate) fn session_of(&self, call: CallId) -> Option<&SessionKey> {
         self.calls.get(&call).and_then(|call| self.sessions.get(&call.sid)).map(|session| &session.key)
+    }
+
+    /// The worker that a waiting call waits for, none for any; nothing of a call that does not wait.
+    pub(crate) fn waits_for(&self, call: CallId) -> Option<Option<WorkerId>> {
+        match self.calls.get(&call)?.stage {
+            Stage::Waiting(Target::Any) => Some(None),
+            Stage::Waiting(Target::Worker(place)) => Some(Some(self.worker_id(place))),
+            Stage::Routing | Stage::Running(_) | Stage::Ahead(_) => None,
+        }
+    }
+
+    /// What is decided, and not polled yet.
+    pub(crate) fn pending(&self) -> impl Iterator<Item = &Action> {
+        self.actions.iter()
     }
 
     /// Every worker from its start to its seen exit.

@@ -1,0 +1,71 @@
+//! What a session writes to the message log: what it heard of a call, and what comes of it.
+
+use super::{SessionActor, Work};
+use crate::actors::refusal;
+use crate::actors::request::{Place, Request};
+use crate::id::{CallId, WorkerId};
+use crate::observe::Handled;
+use crate::rules::pool::Refusal;
+use std::sync::Arc;
+
+impl SessionActor {
+    /// To be called before anything is done about it.
+    pub(super) fn note<O: Into<Arc<str>>>(
+        &self,
+        message: Handled,
+        call: Option<CallId>,
+        outcome: impl FnOnce(&Work) -> O,
+    ) {
+        self.journal.note(message, call, Some(&self.state.key), || match &self.work {
+            Some(work) => outcome(work),
+            None => outcome(&Work::default()),
+        });
+    }
+}
+
+impl Work {
+    pub(super) fn outcome_of_call(&self, request: &Request) -> String {
+        match self.ending {
+            Some(_) => "refused: the session has ended".to_owned(),
+            None => format!("asks pool {}", request.pool),
+        }
+    }
+
+    pub(super) fn outcome_of_grant(&self, call: CallId, worker: &WorkerId) -> String {
+        match self.waiting.get(&call) {
+            Some(request) if self.held.is_empty() && request.promise.is_abandoned() => {
+                format!("its caller has left, {worker} is given back")
+            }
+            Some(_) if self.held.is_empty() => format!("sent to {worker}"),
+            Some(_) | None => format!("{worker}, held until a body is back"),
+        }
+    }
+
+    pub(super) fn outcome_of_refusal(&self, call: CallId, refusal: &Refusal) -> String {
+        let code = refusal::code(refusal);
+        match self.waiting.contains_key(&call) {
+            true => code.to_owned(),
+            false => format!("{code}, held until its body is back"),
+        }
+    }
+
+    pub(super) fn outcome_of_return(&self, request: &Request) -> String {
+        if let Some(refusal) = self.refused.get(&request.call) {
+            return refusal::code(refusal).to_owned();
+        }
+        match self.held.iter().position(|grant| grant.call == request.call) {
+            Some(0) => format!("sent to {}", self.held[0].worker),
+            Some(_) => "waits for a body that was granted before".to_owned(),
+            None if request.promise.is_abandoned() => "its caller has left, withdrawn".to_owned(),
+            None => "waits".to_owned(),
+        }
+    }
+
+    pub(super) fn outcome_of_giving_up(&self, call: CallId, place: &Place) -> &'static str {
+        match self.waiting.contains_key(&call) {
+            true => "withdrawn",
+            false if place.worker().is_some() => "abandoned in its worker",
+            false => "over before",
+        }
+    }
+}
