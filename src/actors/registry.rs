@@ -181,7 +181,7 @@ impl Handler<WorkerLost> for Registry {
 
     fn handle(&mut self, lost: WorkerLost, _: &mut Context<Self>) {
         let count = self.refs.handle_worker_gone(&lost.worker);
-        self.journal.note(Handled::WorkerLost, None, None, || format!("{}: {count} refs lost", lost.worker));
+        self.journal.note(Handled::WorkerLost, None, None, || format!("{}; refs lost: {count}", lost.worker));
         if count > 0 {
             self.events.emit(Fact::RefsLost { worker: lost.worker, count: count as u64 });
         }
@@ -205,7 +205,7 @@ impl Handler<SessionEnded> for Registry {
     fn handle(&mut self, ended: SessionEnded, _: &mut Context<Self>) {
         let refs = self.refs.handle_session_ended(&ended.session) as u64;
         self.journal.note(Handled::SessionEnded, None, Some(&ended.session), || {
-            format!("{}, {refs} refs", ended.reason.as_str())
+            format!("{}; refs freed: {refs}", ended.reason.as_str())
         });
         // No call of it runs any more in any pool.
         self.refs.handle_session_forgotten(&ended.session);

@@ -305,7 +305,7 @@ impl Handler<End> for SessionActor {
 
     fn handle(&mut self, end: End, ctx: &mut Context<Self>) {
         self.note(Handled::End, None, |work| {
-            format!("{}: {} pools are to forget it", end.reason.as_str(), work.pools.len())
+            format!("{}; pools to forget it: {}", end.reason.as_str(), work.pools.len())
         });
         let key = self.state.key.clone();
         let work = self.work();
@@ -351,7 +351,7 @@ impl Handler<Forgotten> for SessionActor {
             ending.namespaces.extend(namespace);
         }
         self.note(Handled::Forgotten, None, |work| {
-            format!("{} pools to answer", work.ending.as_ref().map_or(0, |ending| ending.to_answer))
+            format!("pools to answer: {}", work.ending.as_ref().map_or(0, |ending| ending.to_answer))
         });
         self.stop_if_over(ctx);
     }
@@ -368,7 +368,7 @@ impl Handler<ResetAll> for SessionActor {
     type Result = ();
 
     fn handle(&mut self, reset: ResetAll, _: &mut Context<Self>) {
-        self.note(Handled::ResetAll, None, |work| format!("{} pools are told", work.pools.len()));
+        self.note(Handled::ResetAll, None, |work| format!("pools told: {}", work.pools.len()));
         let key = self.state.key.clone();
         for (_, pool) in &self.work().pools {
             pool.do_send(Reset { session: key.clone(), done: Arc::clone(&reset.done) });

@@ -455,7 +455,7 @@ impl WorkerActor {
         match self.outbox.poll_recv(task, &mut self.inbox, first, last) {
             Poll::Ready(Ok(0)) => {
                 // A process that closes its socket serves nobody any more.
-                self.journal.note(Handled::Closed, None, None, || "killed, unless it is gone");
+                self.journal.note(Handled::Closed, None, None, || "killed if it still runs");
                 self.closed = true;
                 self.kill();
                 false

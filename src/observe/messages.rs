@@ -105,7 +105,7 @@ impl MessageLog {
     /// py.resize("p", 2).await?;
     /// let record = records.next().await.unwrap();
     /// assert_eq!((&*record.actor, record.message, record.missed), ("pool p", "resize", 0));
-    /// assert_eq!(&*record.outcome, "starts p/1#1; event worker.starting");
+    /// assert_eq!(&*record.outcome, "event worker.starting; start p/1#1");
     /// # py.shutdown().await
     /// # }
     /// ```

@@ -9,6 +9,7 @@ mod endings;
 mod failures;
 mod input;
 mod namespaces;
+mod observing;
 mod queue;
 mod reference;
 mod sessions;

@@ -54,9 +54,9 @@ fn a_follower_that_lags_more_than_its_backlog_is_told_how_many_it_missed_once() 
         let mut slow = log.follow();
         let before = log.recent(1).first().map_or(0, |record| record.seq);
         write(&journal, behind);
-        let first = slow.next().now_or_never().flatten().unwrap();
+        let first = slow.next().now_or_never().flatten().expect("there is a record");
         assert_eq!((first.missed, first.seq), (missed, before + missed + 1));
-        let next = slow.next().now_or_never().flatten().unwrap();
+        let next = slow.next().now_or_never().flatten().expect("there is a record");
         assert_eq!((next.missed, next.seq), (0, first.seq + 1));
     }
 }
