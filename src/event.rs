@@ -236,7 +236,7 @@ facts! {
     }
     /// A call was submitted. Told, as the three that follow, only where
     /// [`Config::call_events`](crate::Config::call_events) is set; each call that started ends in
-    /// exactly one of them.
+    /// exactly one of them. Each batch of a stream is a call.
     CallStarted = "snakebridge.call.started" {
         /// The call.
         call: CallId,

@@ -5,7 +5,7 @@ use crate::actors::refusal;
 use crate::actors::request::{Place, Request};
 use crate::id::{CallId, WorkerId};
 use crate::observe::Handled;
-use crate::rules::pool::Refusal;
+use crate::rules::pool::{Purpose, Refusal};
 use std::sync::Arc;
 
 impl SessionActor {
@@ -27,7 +27,11 @@ impl Work {
     pub(super) fn outcome_of_call(&self, request: &Request) -> String {
         match self.ending {
             Some(_) => "refused: the session has ended".to_owned(),
-            None => format!("asks pool {}", request.pool),
+            None => match request.purpose {
+                Purpose::Call => format!("asks pool {}", request.pool),
+                Purpose::Opening => format!("asks pool {}, to open a stream", request.pool),
+                Purpose::Continuing => format!("asks pool {}, to go on with what is open", request.pool),
+            },
         }
     }
 
