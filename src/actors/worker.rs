@@ -300,6 +300,7 @@ impl WorkerActor {
             }
             FromWorker::Reply { seq, ended: Ended::Part, body, released: _, refs } => {
                 let call = self.lane.handle_part(seq).map_err(|violation| format!("{violation:?}"))?;
+                self.note_part(seq);
                 let refs = self.own(refs)?;
                 let body = self.body(body, inline)?;
                 self.part(call, body, refs)

@@ -83,6 +83,8 @@ impl Handler<PinsMade> for PoolSupervisor {
     type Result = ();
 
     fn handle(&mut self, PinsMade { call, pins_made }: PinsMade, _: &mut Context<Self>) {
+        self.hear_of_call(Handled::PinsMade, call, None);
+        self.note_decision();
         self.rules.handle_pins_made(call, pins_made);
     }
 }

@@ -39,6 +39,10 @@ impl WorkerActor {
         self.journal.note(Handled::Overran, Some(call), session, || "killed: it does not end");
     }
 
+    pub(super) fn note_part(&self, seq: u64) {
+        self.note_of_open(Handled::Part, seq, "items");
+    }
+
     pub(super) fn note_reply(&self, seq: u64, replied: &Replied, ended: Ended) {
         self.journal.note(Handled::Reply, Some(replied.call), Some(&replied.session), || {
             let what = match ended {
@@ -46,6 +50,7 @@ impl WorkerActor {
                 Ended::Raised => "raised",
                 Ended::NoSuchRef => "no such ref",
                 Ended::Unsendable => "unsendable",
+                Ended::Part => "part",
             };
             format!("{what} ({seq})")
         });

@@ -90,6 +90,7 @@ messages! {
         TakenBack = "taken back",
         Kept = "kept",
         PassedOver = "passed over",
+        PinsMade = "pins made",
         FreeRefs = "free refs",
         // To a worker, and what it judges of one call.
         Run = "run",
@@ -98,6 +99,7 @@ messages! {
         DropTakeBack = "drop take back",
         Free = "free",
         Passed = "passed",
+        Part = "part",
         Reply = "reply",
         Revoked = "revoked",
         CallJudged = "call judged",
