@@ -3,9 +3,10 @@
 //! A field that is neither a key nor said to be none does not compile; so this is the only list.
 
 use super::kind::{
-    Backoff, Budget, Bytes, Count, Credit, Kind, Limit, List, Maybe, Path, Text, Time, Unwritable, Variables, Word,
+    Backoff, Budget, Bytes, Count, Credit, Flag, Kind, Limit, List, Maybe, Path, Text, Time, Unwritable, Variables,
+    Word,
 };
-use super::{Affinity, Config, LogLevel, OnWorkerLost, PoolConfig, StartMethod};
+use super::{Affinity, Config, LogLevel, MessageLogLevel, OnWorkerLost, PoolConfig, StartMethod};
 use crate::error::Result;
 use crate::id::PoolName;
 use serde::ser::{Error as _, SerializeMap};
@@ -89,6 +90,8 @@ keys! {
     max_refs: Limit,
     max_sessions: Limit,
     session_cleanup_log_level: Word<LogLevel>,
+    message_log_level: Word<MessageLogLevel>,
+    call_events: Flag,
 }
 
 keys! {

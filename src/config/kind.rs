@@ -257,6 +257,25 @@ impl fmt::Display for Variants {
 
 impl std::error::Error for Variants {}
 
+/// Yes or no.
+pub(super) struct Flag;
+
+impl Kind for Flag {
+    type Of = bool;
+
+    fn expected() -> String {
+        "`true` or `false`".into()
+    }
+
+    fn read(value: &Value) -> Option<bool> {
+        value.as_bool()
+    }
+
+    fn write(setting: &bool) -> Result<Option<Value>, Unwritable> {
+        Ok(Some(Value::Boolean(*setting)))
+    }
+}
+
 /// Several of a kind; a single one may stand without the brackets.
 pub(super) struct List<K>(PhantomData<K>);
 
@@ -407,6 +426,15 @@ mod tests {
         assert_eq!(text::<Word<Affinity>>("strict"), None);
         assert_eq!(Word::<Affinity>::expected(), "one of `hint`, `strict_queue`, `strict_fail_fast`");
         assert_eq!(Word::<LogLevel>::expected(), "one of `off`, `error`, `warn`, `info`, `debug`, `trace`");
+    }
+
+    #[test]
+    fn a_flag_is_true_or_false_and_nothing_like_it() {
+        assert_eq!((Flag::read_text("true"), Flag::read_text("false")), (Some(true), Some(false)));
+        for wrong in ["yes", "1", "True", ""] {
+            assert_eq!(Flag::read_text(wrong), None, "{wrong}");
+        }
+        assert_eq!(Flag::read(&Value::String("true".into())), None);
     }
 
     #[test]

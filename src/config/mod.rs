@@ -235,7 +235,7 @@ impl Config {
 
     /// What the [`MessageLog`](crate::MessageLog) records. Default: lifecycle.
     ///
-    /// With `Calls` each call costs about eight records, some microseconds in all, and every actor of
+    /// With `Calls` each call costs about eight records, each a few small allocations, and every actor of
     /// the bridge takes one lock for each.
     ///
     /// ```
