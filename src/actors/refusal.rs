@@ -38,6 +38,7 @@ pub(crate) fn code(refusal: &Refusal) -> &'static str {
         Refusal::QueueTimeout { .. } => "queue_timeout",
         Refusal::Timeout { .. } => "timeout",
         Refusal::RefLost { .. } => "ref_lost",
+        Refusal::NamespaceElsewhere { .. } => "refs_on_different_workers",
         Refusal::Cancelled => "cancelled",
         Refusal::ShuttingDown => "shutting_down",
     }

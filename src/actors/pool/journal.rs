@@ -124,7 +124,10 @@ fn described(action: &Action, about: Option<CallId>) -> String {
         Action::Stop { worker } => format!("stop {worker}"),
         Action::Kill { worker } => format!("kill {worker}"),
         Action::LeasesClosed { worker } => format!("retire the actor of {worker}"),
-        Action::Forgotten { session } => format!("nothing left of session {session}"),
+        Action::Forgotten { session, namespace: None } => format!("nothing left of session {session}"),
+        Action::Forgotten { session, namespace: Some(worker) } => {
+            format!("nothing left of session {session} but its namespace in {worker}")
+        }
         Action::Ready => "all ready".to_owned(),
         Action::Degraded { cause, permanent: _ } => format!("degraded: {cause}"),
         Action::Stopped => "stopped".to_owned(),
