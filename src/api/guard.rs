@@ -74,6 +74,19 @@ impl PyRef {
     pub fn enter(&self) -> impl Future<Output = Result<(Value, Guard)>> + Send + 'static {
         let (manager, hold) = (self.clone(), self.hold());
         let entering = self.step(Step::Enter, ());
-        async move { Ok((entering.await?, Guard(Some((manager, hold))))) }
+        async move {
+            let life = Arc::clone(&hold.life);
+            let (tell, told) = oneshot::channel();
+            // Elsewhere, so that a block is never open without its guard: also when this is dropped, or the
+            // manager was entered and what it calls itself cannot come.
+            let _spawned = life.core.arbiter.spawn(async move {
+                let outcome = entering.await;
+                let is_open =
+                    outcome.as_ref().err().is_none_or(|error| error.ran() == Ran::Yes && error.python().is_none());
+                let guard = Guard(is_open.then_some((manager, hold)));
+                let _nobody_waits = tell.send(outcome.map(|inside| (inside, guard)));
+            });
+            told.await.unwrap_or(Err(Error::ShuttingDown { ran: Ran::Maybe }))
+        }
     }
 }

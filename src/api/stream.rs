@@ -102,7 +102,9 @@ impl<T: DeserializeOwned + Send + 'static> Source<T> {
                 return None;
             }
             let fitting = bytes.checked_div(self.item_bytes).unwrap_or(usize::MAX);
-            self.asked = self.next.min(items - ready).min(fitting).max(1);
+            // Items may be objects: a session that holds nearly all it may is not asked for more than fit.
+            let refs = self.hold.state.max_refs.saturating_sub(self.hold.state.refs());
+            self.asked = self.next.min(items - ready).min(fitting).min(refs).max(1);
             let mut call = Call::on(
                 self.handle.clone(),
                 Arc::clone(&self.hold),

@@ -1,7 +1,7 @@
 //! Context managers whose block is in Rust.
 
 use crate::support::{Gate, SOON, pool, start, until, within};
-use snakebridge::{PyRef, SnakeBridge, Value};
+use snakebridge::{PyRef, SessionOptions, SnakeBridge, Value};
 use std::time::Duration;
 
 async fn manager(py: &SnakeBridge, class: &str) -> PyRef {
@@ -112,5 +112,22 @@ async fn an_exit_that_is_never_polled_ends_its_block() {
     let (_, guard) = within("an entry", manager.enter()).await.unwrap();
     drop(guard.exit());
     until("the end of the block", || async { events(&manager).await.len() == 2 }).await;
+    py.shutdown().await.unwrap();
+}
+
+#[actix::test]
+async fn a_block_whose_entry_cannot_be_told_is_ended() {
+    let py = start([pool("p", 1)]).await;
+    let session = py.session_with("a", SessionOptions::new().max_refs(1));
+    let manager = within("a manager", session.call("open_helpers", "AsyncManager", ()).into_ref()).await.unwrap();
+    // It calls itself inside what it is, which would be a second ref.
+    let error = within("an entry", manager.enter()).await.unwrap_err();
+    assert_eq!(error.code(), "ref_limit");
+    until("the end of the block", || async { events(&manager).await == ["entered", "left"] }).await;
+
+    let mut entering = Box::pin(manager.enter());
+    assert!(futures::poll!(&mut entering).is_pending());
+    drop(entering);
+    until("the end of the other", || async { events(&manager).await.len() == 4 }).await;
     py.shutdown().await.unwrap();
 }

@@ -2,6 +2,7 @@
 
 use crate::support::{Dir, pool, start, until, within};
 use futures::{StreamExt, TryStreamExt};
+use snakebridge::{PyRef, SessionOptions};
 
 #[actix::test]
 async fn an_iteration_is_begun_once_as_by_for() {
@@ -76,5 +77,33 @@ async fn an_opening_that_is_dropped_leaves_nothing() {
     }
     until("no refs", || async { py.workers().await.iter().all(|worker| worker.refs == 0) }).await;
     within("a call", py.call("math", "sqrt", (4,)).discard()).await.unwrap();
+    py.shutdown().await.unwrap();
+}
+
+#[actix::test]
+async fn items_that_share_an_object_are_read_one_by_one() {
+    let py = start([pool("p", 1)]).await;
+    let items = py.call("open_helpers", "shared", (1_000, 3_000)).stream::<Vec<u8>>().await.unwrap();
+    let items: Vec<Vec<u8>> = within("all", items.try_collect()).await.unwrap();
+    assert_eq!(items.len(), 3_000);
+    py.shutdown().await.unwrap();
+}
+
+#[actix::test]
+async fn an_asynchronous_stream_runs_where_its_object_was_made() {
+    let py = start([pool("p", 1)]).await;
+    let client = within("a client", py.call("open_helpers", "connected", ()).into_ref()).await.unwrap();
+    let rows = client.call_method("rows", (5,)).stream::<u32>().await.unwrap();
+    assert_eq!(within("all", rows.try_collect::<Vec<_>>()).await.unwrap(), [0, 1, 2, 3, 4]);
+    py.shutdown().await.unwrap();
+}
+
+#[actix::test]
+async fn a_reader_that_lets_go_of_each_object_stays_within_the_limit_of_refs() {
+    let py = start([pool("p", 1)]).await;
+    let session = py.session_with("a", SessionOptions::new().max_refs(50));
+    let items = session.call("open_helpers", "objects", (400,)).stream::<PyRef>().await.unwrap();
+    let count = within("all", items.try_fold(0, |count, _| async move { Ok(count + 1) })).await.unwrap();
+    assert_eq!(count, 400);
     py.shutdown().await.unwrap();
 }

@@ -245,3 +245,30 @@ def marks(path):
     finally:
         with open(path, "w") as file:
             file.write("closed")
+
+
+def shared(size, count):
+    item = [0] * size
+    for _ in range(count):
+        yield item
+
+
+class Client:
+    """Bound to the event loop that it was made on, as those of most libraries are."""
+
+    def __init__(self):
+        import asyncio
+
+        self.loop = asyncio.get_running_loop()
+
+    async def rows(self, count):
+        import asyncio
+
+        for n in range(count):
+            if asyncio.get_running_loop() is not self.loop:
+                raise RuntimeError("another event loop")
+            yield n
+
+
+async def connected():
+    return Client()

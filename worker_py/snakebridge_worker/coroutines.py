@@ -45,7 +45,22 @@ class _Own(threading.local):
 
 _own = _Own()
 
+#: Whether calls run on more threads than one: then no loop of a thread is there for what outlives a call.
+threads = False
+
 
 def run(coroutine: Any) -> Any:
     """What the coroutine returns."""
     return _own.loop.run(coroutine)
+
+
+def loop_for_long() -> Loop:
+    """A loop for what goes on from call to call: that of the thread if all calls run on it, since objects
+    that earlier calls made may be bound to it; else one of its own."""
+    return Loop() if threads else _own.loop
+
+
+def done_with(loop: Loop) -> None:
+    """Nothing that was given this loop runs there any more."""
+    if loop is not _own.loop:
+        loop.close()

@@ -271,6 +271,7 @@ def poll(words: memoryview, received: int) -> None:
 
 def serve_threads(shared: Shared, concurrency: int) -> None:
     """Takes messages on this thread; a thread for each entry runs its calls."""
+    coroutines.threads = True
     queues = [queue.SimpleQueue() for _ in range(concurrency)]
     threads = [
         threading.Thread(target=serve_entry, args=(runner(shared, index), waiting), name=f"entry-{index}", daemon=True)

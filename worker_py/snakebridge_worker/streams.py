@@ -111,17 +111,14 @@ class Stream:
 
 
 class AsyncStream:
-    """An asynchronous iterator, and the batches of it.
-
-    It has an event loop of its own: each batch may run on another thread, and what the iterator has bound
-    to a loop must find it again.
-    """
+    """An asynchronous iterator, and the batches of it, all on one event loop: what the iterator has bound to
+    it must find it again."""
 
     __slots__ = ("_iterator", "_loop", "__weakref__")
 
     def __init__(self, iterator: AsyncIterator[Any]) -> None:
         self._iterator: AsyncIterator[Any] | None = iterator
-        self._loop = coroutines.Loop()
+        self._loop = coroutines.loop_for_long()
 
     def fill(self, items: list[Any], most: int, most_bytes: int) -> bytes | None:
         """As ``Stream.fill``."""
@@ -146,7 +143,7 @@ class AsyncStream:
 
     def _end(self) -> None:
         self._iterator = None
-        self._loop.close()
+        coroutines.done_with(self._loop)
 
     def __del__(self) -> None:
         if self._iterator is not None:

@@ -5,7 +5,7 @@
 //! what the worker has sent, and lets the other tasks of its thread run in between; the worker does the
 //! same for calls, while its budget on the page says so. With one core to look is to hinder: there the
 //! thread waits in the kernel for the worker that it has just fed. What does not pay is left off: where
-//! two looks in a row find nothing, they rest for a while, and longer each time.
+//! two looks find nothing, with few that do between them, they rest for a while, and longer each time.
 
 use crate::process::First;
 use std::sync::LazyLock;
@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 pub(super) const BUDGET: Duration = Duration::from_micros(50);
 /// With more calls in flight there is always something to do, and nobody sleeps.
 const MOST_DUE: usize = 2;
+/// So many hits in a row forget the misses; fewer, and calls that are now short, now long would never rest.
+const HITS: u32 = 16;
 /// For how many calls the looks rest that found nothing, at first and at most.
 const FIRST_REST: u32 = 256;
 const LONGEST_REST: u32 = 65_536;
@@ -34,6 +36,8 @@ pub(super) struct Polling {
     received: u64,
     looking: Option<Looking>,
     misses: u32,
+    /// Since the last miss.
+    hits: u32,
     rest: u32,
     next_rest: u32,
     last_received: Option<Instant>,
@@ -84,6 +88,7 @@ impl Polling {
             received: 0,
             looking: None,
             misses: 0,
+            hits: 0,
             rest: 0,
             next_rest: FIRST_REST,
             last_received: None,
@@ -117,8 +122,11 @@ impl Polling {
         self.last_received = Some(now);
         if let Some(looking) = self.looking.take() {
             if now <= looking.until {
-                self.misses = 0;
-                self.next_rest = FIRST_REST;
+                self.hits += 1;
+                if self.hits >= HITS {
+                    self.misses = 0;
+                    self.next_rest = FIRST_REST;
+                }
             } else {
                 self.missed();
             }
@@ -147,6 +155,7 @@ impl Polling {
     }
 
     fn missed(&mut self) {
+        self.hits = 0;
         self.misses += 1;
         if self.misses == 2 {
             self.misses = 0;
@@ -219,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn two_misses_in_a_row_rest_the_looks_for_longer_each_time() {
+    fn two_misses_rest_the_looks_for_longer_each_time() {
         let mut desk = Desk::new(2);
         for rest in [FIRST_REST, 2 * FIRST_REST, 4 * FIRST_REST] {
             desk.call(LONG);
@@ -254,14 +263,24 @@ mod tests {
     }
 
     #[test]
-    fn a_hit_forgets_the_misses() {
+    fn hits_in_a_row_forget_the_misses() {
         let mut desk = Desk::new(2);
         for _ in 0..3 {
             desk.call(LONG);
-            desk.call(SHORT);
+            (0..HITS).for_each(|_| desk.call(SHORT));
         }
         let _budget = desk.send();
         assert_eq!(desk.look(), Look::Again);
+    }
+
+    #[test]
+    fn calls_that_are_now_short_now_long_are_not_looked_for() {
+        let mut desk = Desk::new(1);
+        for takes in [LONG, SHORT, LONG] {
+            desk.call(takes);
+        }
+        let _budget = desk.send();
+        assert_eq!(desk.look(), Look::Receive(First::WhenReady));
     }
 
     #[test]
