@@ -57,6 +57,10 @@ pub enum Error {
         /// The pool.
         pool: PoolName,
     },
+    /// The session's `on_home` failed in the new home of the call, which never began. The code is that of what
+    /// it failed with.
+    #[error("the on_home of its session failed, and the call never began: {0}")]
+    OnHome(Arc<Error>),
     /// The session's home is gone or tainted (`session_worker_unavailable`).
     #[error("session {session} has its state in worker {worker}, which is {why}")]
     SessionWorkerUnavailable {
@@ -236,6 +240,7 @@ impl Error {
     /// The kind of error as a stable, lower-case word, e.g. `worker_busy`.
     pub fn code(&self) -> &'static str {
         match self {
+            Self::OnHome(error) => error.code(),
             Self::WorkerBusy { .. } => "worker_busy",
             Self::SessionWorkerUnavailable { .. } => "session_worker_unavailable",
             Self::UnknownPool { .. } => "unknown_pool",
@@ -279,6 +284,7 @@ impl Error {
             | Self::SessionLimit { .. }
             | Self::RefsOnDifferentWorkers { .. }
             | Self::WouldDeadlock { .. }
+            | Self::OnHome(_)
             | Self::Config(_)
             | Self::Spawn(_) => Ran::No,
             Self::WorkerCrashed(_) => Ran::Maybe,
@@ -303,6 +309,7 @@ impl Error {
             | Self::QueueTimeout { .. }
             | Self::SessionLimit { .. } => true,
             Self::Timeout { ran, .. } => *ran == Ran::No,
+            Self::OnHome(error) => error.is_retryable(),
             Self::SessionWorkerUnavailable { .. }
             | Self::UnknownPool { .. }
             | Self::UnknownWorker { .. }
@@ -328,6 +335,7 @@ impl Error {
     pub fn python(&self) -> Option<&PythonError> {
         match self {
             Self::Python(error) => Some(error),
+            Self::OnHome(error) => error.python(),
             _ => None,
         }
     }

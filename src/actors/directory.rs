@@ -114,7 +114,7 @@ impl Directory {
             return Err(Error::SessionLimit { limit: self.config.max_sessions });
         }
         let max_refs = options.max_refs.unwrap_or(self.config.max_refs);
-        let state = Arc::new(SessionState::new(key.clone(), automatic, options.on_worker_lost, max_refs));
+        let state = Arc::new(SessionState::new(key.clone(), automatic, options, max_refs));
         let core = &life.core;
         let shell =
             SessionActor::new(Arc::clone(&state), core.registry.clone(), core.observers.messages.clone(), alive);

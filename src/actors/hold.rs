@@ -3,11 +3,14 @@
 use super::core::Life;
 use super::registry::{RefDropped, Registry};
 use super::session::SessionActor;
-use crate::config::OnWorkerLost;
+use crate::config::{OnWorkerLost, SessionOptions};
+use crate::error::Result;
 use crate::id::{RefId, SessionId, SessionKey, WorkerId};
 use crate::value::RefOwner;
 use actix::Addr;
+use futures::future::BoxFuture;
 use std::any::Any;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -19,20 +22,50 @@ pub(crate) struct Hold {
     pub(crate) life: Arc<Life>,
 }
 
+/// What a session does in each new home, before the call that set it.
+#[derive(Clone)]
+pub(crate) struct OnHome(Arc<dyn Fn(&Arc<Hold>) -> BoxFuture<'static, Result<()>> + Send + Sync>);
+
+impl OnHome {
+    pub(crate) fn new(run: impl Fn(&Arc<Hold>) -> BoxFuture<'static, Result<()>> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(run))
+    }
+
+    pub(crate) fn run(&self, hold: &Arc<Hold>) -> BoxFuture<'static, Result<()>> {
+        (self.0)(hold)
+    }
+}
+
+impl fmt::Debug for OnHome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnHome")
+    }
+}
+
 /// What all holders of one incarnation share.
 pub(crate) struct SessionState {
     pub(crate) key: SessionKey,
     pub(crate) automatic: bool,
     pub(crate) on_worker_lost: Option<OnWorkerLost>,
     pub(crate) max_refs: usize,
+    pub(crate) on_home: Option<OnHome>,
     /// Refs that Rust holds or is about to: exact, since the Registry may be a moment late.
     refs: AtomicUsize,
     ended: AtomicBool,
 }
 
 impl SessionState {
-    pub(crate) fn new(key: SessionKey, automatic: bool, on_worker_lost: Option<OnWorkerLost>, max_refs: usize) -> Self {
-        Self { key, automatic, on_worker_lost, max_refs, refs: AtomicUsize::new(0), ended: AtomicBool::new(false) }
+    /// With the options of its session, and how many refs that may hold.
+    pub(crate) fn new(key: SessionKey, automatic: bool, options: &SessionOptions, max_refs: usize) -> Self {
+        Self {
+            key,
+            automatic,
+            on_worker_lost: options.on_worker_lost,
+            max_refs,
+            on_home: options.on_home.clone(),
+            refs: AtomicUsize::new(0),
+            ended: AtomicBool::new(false),
+        }
     }
 
     pub(crate) fn has_ended(&self) -> bool {

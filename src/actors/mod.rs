@@ -12,6 +12,7 @@ pub(crate) mod pool;
 pub(crate) mod refusal;
 pub(crate) mod registry;
 pub(crate) mod request;
+pub(crate) mod scope;
 pub(crate) mod session;
 mod timer;
 pub(crate) mod worker;

@@ -10,7 +10,7 @@ mod workers;
 
 pub(crate) use reports::{HomeOf, Homes, Workers};
 pub use reports::{PoolReport, PoolStatus};
-pub(crate) use sessions::{Forget, LeaseReturned, Reset, Submit, Withdrawn};
+pub(crate) use sessions::{Forget, LeaseReturned, RebuildFailed, Rebuilt, Reset, Submit, Withdrawn};
 pub(crate) use users::{AwaitReady, ClearTaint, Leave, Resize, RestartWorker, Shutdown, TaintWorker};
 pub(crate) use workers::{Died, DistrustWorker, FreeRefs, LeaseOver, PinsMade, StartFailed, Started, TakingBack};
 
@@ -133,9 +133,9 @@ impl PoolSupervisor {
         self.note_decision();
         while let Some(action) = self.rules.poll_action() {
             match action {
-                Action::Grant { call, session, worker } => {
+                Action::Grant { call, session, worker, rebuild } => {
                     let addr = self.workers[&worker].addr.clone();
-                    self.tell(&session, Granted { call, worker, addr });
+                    self.tell(&session, Granted { call, worker, addr, rebuild });
                 }
                 Action::Refuse { call, session, refusal } => {
                     self.tell(&session, Refused { call, refusal });

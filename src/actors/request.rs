@@ -47,6 +47,7 @@ impl Request {
             call: self.call,
             session: self.hold.key().clone(),
             purpose: self.purpose,
+            rebuilds: self.hold.state.on_home.is_some(),
             affinity: self.affinity,
             pinned_to: self.pinned_to.clone(),
             uses_namespace: self.uses_namespace,

@@ -6,10 +6,11 @@
 mod journal;
 
 use super::hold::SessionState;
-use super::pool::{Forget, LeaseReturned, PoolSupervisor, Reset, Submit, Withdrawn};
+use super::pool::{Forget, LeaseReturned, PoolSupervisor, RebuildFailed, Rebuilt, Reset, Submit, Withdrawn};
 use super::refusal;
 use super::registry::{Registry, SessionEnded};
 use super::request::Request;
+use super::scope::{Scope, Scoped};
 use super::worker::{Abandon, Run, WorkerActor};
 use crate::error::{Error, Ran};
 use crate::event::EndReason;
@@ -17,8 +18,10 @@ use crate::id::{CallId, PoolName, SessionId, WorkerId};
 use crate::observe::{Handled, Journal, Messages, Who};
 use crate::rules::pool::Refusal;
 use actix::prelude::*;
+use futures::FutureExt;
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
@@ -41,6 +44,8 @@ struct Work {
     /// Grants that wait for a body which is on its way back from a worker, and all grants after them:
     /// else a later call would overtake an earlier one.
     held: VecDeque<Grant>,
+    /// Calls that set a home which the session's `on_home` makes ready.
+    rebuilding: BTreeMap<CallId, Rebuild>,
     /// Refusals of calls whose bodies are on their way back.
     refused: BTreeMap<CallId, Refusal>,
     /// Every pool that ever got a ticket: each must answer `Forgotten` before this actor may stop.
@@ -60,6 +65,28 @@ struct Grant {
     call: CallId,
     worker: WorkerId,
     addr: Addr<WorkerActor>,
+    /// It set a home that is to be made ready first.
+    rebuild: bool,
+}
+
+struct Rebuild {
+    request: Box<Request>,
+    grant: Grant,
+    /// The `on_home`.
+    task: SpawnHandle,
+    /// Why it ended, once the pool was told that it failed.
+    error: Option<Error>,
+}
+
+impl Rebuild {
+    /// The home will not be ready: the pool refuses the call, unless it has done so.
+    fn fail(&mut self, error: Error) {
+        if self.error.is_none() {
+            self.error = Some(error);
+            let (call, worker) = (self.grant.call, self.grant.worker.clone());
+            self.request.pool_addr.do_send(RebuildFailed { call, worker });
+        }
+    }
 }
 
 impl SessionActor {
@@ -75,6 +102,63 @@ impl SessionActor {
 
     fn work(&mut self) -> &mut Work {
         self.work.get_or_insert_default()
+    }
+
+    fn use_grants(&mut self, ctx: &mut Context<Self>) {
+        for (request, grant) in self.work().use_grants() {
+            self.rebuild(request, grant, ctx);
+        }
+    }
+
+    /// Runs the session's `on_home`, then sends the call.
+    fn rebuild(&mut self, request: Box<Request>, grant: Grant, ctx: &mut Context<Self>) {
+        let call = request.call;
+        let hold = Arc::clone(&request.hold);
+        let scope = Scope { session: hold.key().clone(), pool: request.pool.clone(), call };
+        let (deadline, timeout) = (request.deadline, request.timeout.unwrap_or_default());
+        let on_home = self.state.on_home.clone();
+        let run = async move {
+            match on_home {
+                Some(on_home) => on_home.run(&hold).await,
+                None => Ok(()),
+            }
+        };
+        // It is foreign code: its panic must not be this actor's.
+        let run = AssertUnwindSafe(Scoped::new(scope, run)).catch_unwind();
+        let task = ctx.spawn(
+            async move {
+                let ended = match deadline {
+                    Some(deadline) => tokio::time::timeout_at(deadline.into(), run).await,
+                    None => Ok(run.await),
+                };
+                let failed = |error| Error::OnHome(Arc::new(error));
+                match ended {
+                    Ok(Ok(outcome)) => outcome.map_err(failed),
+                    Ok(Err(_panic)) => Err(failed(Error::internal("it panicked", Ran::Maybe))),
+                    Err(_) => Err(Error::Timeout { timeout, ran: Ran::No }),
+                }
+            }
+            .into_actor(self)
+            .map(move |outcome, this, _| this.on_rebuilt(call, outcome)),
+        );
+        self.work().rebuilding.insert(call, Rebuild { request, grant, task, error: None });
+    }
+
+    fn on_rebuilt(&mut self, call: CallId, outcome: Result<(), Error>) {
+        let work = self.work();
+        match outcome {
+            Ok(()) => {
+                if let Some(Rebuild { request, grant, .. }) = work.rebuilding.remove(&call) {
+                    request.pool_addr.do_send(Rebuilt { call });
+                    send(request, grant);
+                }
+            }
+            Err(error) => {
+                if let Some(rebuild) = work.rebuilding.get_mut(&call) {
+                    rebuild.fail(error);
+                }
+            }
+        }
     }
 
     fn stop_if_over(&mut self, ctx: &mut Context<Self>) {
@@ -100,14 +184,21 @@ impl SessionActor {
 
 impl Work {
     /// Sends what is granted, in the order of the grants, up to the first whose body is not here.
-    fn use_grants(&mut self) {
+    ///
+    /// Returns those that set a home which is to be made ready first.
+    #[must_use]
+    fn use_grants(&mut self) -> Vec<(Box<Request>, Grant)> {
+        let mut to_rebuild = Vec::new();
         while let Some(grant) = self.held.front()
             && let Some(request) = self.waiting.remove(&grant.call)
         {
-            if let Some(grant) = self.held.pop_front() {
-                send(request, grant);
+            match self.held.pop_front() {
+                Some(grant) if grant.rebuild => to_rebuild.push((request, grant)),
+                Some(grant) => send(request, grant),
+                None => {}
             }
         }
+        to_rebuild
     }
 
     /// Takes a grant that is held, and is not to be used.
@@ -137,6 +228,19 @@ fn send(mut request: Box<Request>, grant: Grant) {
 fn refuse(request: Box<Request>, refusal: Refusal) {
     let error = refusal::error(refusal, &request);
     request.promise.answer(Err(error));
+}
+
+/// The call's home was not ready; what the pool says comes first, unless that is it.
+fn refuse_rebuilt(rebuild: Rebuild, refusal: Refusal) {
+    let Rebuild { request, grant, error, .. } = rebuild;
+    match (refusal, error) {
+        (Refusal::RebuildFailed, Some(error)) => request.promise.answer(Err(error)),
+        (refusal, _) => {
+            // Its worker is gone, and the pool waits for the request that was never sent.
+            request.pool_addr.do_send(LeaseReturned { call: grant.call, worker: grant.worker });
+            refuse(request, refusal);
+        }
+    }
 }
 
 fn refuse_ended(request: Box<Request>) {
@@ -180,20 +284,22 @@ pub(crate) struct Granted {
     pub(crate) call: CallId,
     pub(crate) worker: WorkerId,
     pub(crate) addr: Addr<WorkerActor>,
+    /// It set a home that the session makes ready first.
+    pub(crate) rebuild: bool,
 }
 
 impl Handler<Granted> for SessionActor {
     type Result = ();
 
-    fn handle(&mut self, Granted { call, worker, addr }: Granted, _: &mut Context<Self>) {
-        self.note(Handled::Granted, Some(call), |work| work.outcome_of_grant(call, &worker));
+    fn handle(&mut self, Granted { call, worker, addr, rebuild }: Granted, ctx: &mut Context<Self>) {
+        self.note(Handled::Granted, Some(call), |work| work.outcome_of_grant(call, &worker, rebuild));
         let work = self.work();
         if !work.held.is_empty() {
             // The worker of an earlier grant is gone, or has taken the call back unseen.
             work.unhold(call);
         }
-        work.held.push_back(Grant { call, worker, addr });
-        work.use_grants();
+        work.held.push_back(Grant { call, worker, addr, rebuild });
+        self.use_grants(ctx);
     }
 }
 
@@ -208,9 +314,13 @@ pub(crate) struct Refused {
 impl Handler<Refused> for SessionActor {
     type Result = ();
 
-    fn handle(&mut self, Refused { call, refusal }: Refused, _: &mut Context<Self>) {
+    fn handle(&mut self, Refused { call, refusal }: Refused, ctx: &mut Context<Self>) {
         self.note(Handled::Refused, Some(call), |work| work.outcome_of_refusal(call, &refusal));
         let work = self.work();
+        if let Some(rebuild) = work.rebuilding.remove(&call) {
+            ctx.cancel_future(rebuild.task);
+            return refuse_rebuilt(rebuild, refusal);
+        }
         work.unhold(call);
         match work.waiting.remove(&call) {
             Some(request) => refuse(request, refusal),
@@ -218,7 +328,7 @@ impl Handler<Refused> for SessionActor {
                 work.refused.insert(call, refusal);
             }
         }
-        work.use_grants();
+        self.use_grants(ctx);
     }
 }
 
@@ -230,7 +340,7 @@ pub(crate) struct CameBack(pub(crate) Box<Request>);
 impl Handler<CameBack> for SessionActor {
     type Result = ();
 
-    fn handle(&mut self, CameBack(mut request): CameBack, _: &mut Context<Self>) {
+    fn handle(&mut self, CameBack(mut request): CameBack, ctx: &mut Context<Self>) {
         self.note(Handled::CameBack, Some(request.call), |work| work.outcome_of_return(&request));
         request.promise.came_back();
         let work = self.work();
@@ -243,7 +353,7 @@ impl Handler<CameBack> for SessionActor {
             request.pool_addr.do_send(Withdrawn { call: request.call, session });
         }
         work.waiting.insert(request.call, request);
-        work.use_grants();
+        self.use_grants(ctx);
     }
 }
 
@@ -258,8 +368,12 @@ pub(crate) struct GiveUp {
 impl Handler<GiveUp> for SessionActor {
     type Result = ();
 
-    fn handle(&mut self, GiveUp { call, place }: GiveUp, _: &mut Context<Self>) {
+    fn handle(&mut self, GiveUp { call, place }: GiveUp, ctx: &mut Context<Self>) {
         self.note(Handled::GiveUp, Some(call), |work| work.outcome_of_giving_up(call, &place));
+        if let Some(rebuild) = self.work().rebuilding.get_mut(&call) {
+            ctx.cancel_future(rebuild.task);
+            return rebuild.fail(Error::Cancelled { why: "its caller left".into(), ran: Ran::No });
+        }
         // The body stays until the pool has confirmed: a grant may be under way.
         if let Some(request) = self.work().waiting.get(&call) {
             request.pool_addr.do_send(Withdrawn { call, session: request.hold.actor.clone() });
@@ -311,6 +425,10 @@ impl Handler<End> for SessionActor {
         let work = self.work();
         for (_, pool) in &work.pools {
             pool.do_send(Forget { session: key.clone(), actor: ctx.address() });
+        }
+        for rebuild in work.rebuilding.values_mut() {
+            ctx.cancel_future(rebuild.task);
+            rebuild.fail(Error::Cancelled { why: format!("session {} has ended", key.id()).into(), ran: Ran::No });
         }
         let to_answer = work.pools.len();
         let done = end.done.into_iter().collect();

@@ -5,9 +5,9 @@ use super::bridge::Auto;
 use super::session::Inner as SessionInner;
 use crate::actors::core::Life;
 use crate::actors::hold::Hold;
-use crate::actors::refusal;
 use crate::actors::request::{Place, Promise, Reply, Request};
 use crate::actors::session::{self, GiveUp};
+use crate::actors::{refusal, scope};
 use crate::config::{Affinity, SessionOptions, bounded};
 use crate::error::{ConvertError, Error, Ran, Result};
 use crate::id::{CallId, PoolName, SessionId};
@@ -504,7 +504,9 @@ impl Draft {
             (None, Origin::Session(session)) => Some(session.id()),
             (None, Origin::Bridge { .. } | Origin::Ref(_)) => None,
         };
-        let address = address(named, pool.as_ref(), &addresses, core.pool_names(), &core.default_pool)
+        let of_new_home = named.and_then(scope::pool_of);
+        let default_pool = of_new_home.as_ref().unwrap_or(&core.default_pool);
+        let address = address(named, pool.as_ref(), &addresses, core.pool_names(), default_pool)
             .map_err(refusal::misaddressed)?;
 
         let hold = match (ref_hold, &session, &origin) {
@@ -521,6 +523,7 @@ impl Draft {
             encoded = plan.encode();
         }
         let pool = core.pool(&address.pool)?;
+        let purpose = scope::rebuilds(hold.key(), &address.pool).map_or(purpose, |under| Purpose::Rebuilding { under });
         let timeout = timeout.or(pool.config.timeout).or(core.timeout);
         let call = core.next_call();
         let witness = Witness::of_call(&core.observers, call, hold.id(), &address.pool);

@@ -4,7 +4,7 @@ use super::args::IntoArgs;
 use super::bridge::end_session;
 use super::call::{Call, Origin};
 use crate::actors::core::Life;
-use crate::actors::hold::Hold;
+use crate::actors::hold::{Hold, OnHome};
 use crate::actors::pool::HomeOf;
 use crate::actors::session::ResetAll;
 use crate::config::SessionOptions;
@@ -70,6 +70,46 @@ impl Inner {
         let hold = self.life.core.directory.hold(&self.id, false, &self.options, &self.life)?;
         *kept = Some(Arc::clone(&hold));
         Ok(hold)
+    }
+}
+
+impl SessionOptions {
+    /// What the session does in each new home before the call that set it: to load what its calls need
+    /// there. Default: nothing.
+    ///
+    /// What it calls in its session, in that pool, runs in the new home before the session's other calls,
+    /// which wait (those that must not wait get `WorkerBusy`); a task that it spawns is one of the others. It
+    /// counts against the deadline of the call that set the home. If it fails, panics or its worker dies, that
+    /// call gets [`Error::OnHome`] or `SessionWorkerUnavailable`, and never begins; the home is forgotten, and
+    /// the next call tries again.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// use snakebridge::{OnWorkerLost, PoolConfig, SessionOptions, SnakeBridge};
+    ///
+    /// let py = SnakeBridge::builder().pool(PoolConfig::new("p").size(1)).start().await?;
+    /// let options = SessionOptions::new()
+    ///     .on_worker_lost(OnWorkerLost::Rehome)
+    ///     .on_home(|session| async move { session.exec("total = 100").await });
+    /// let session = py.session_with("a", options);
+    /// assert_eq!(session.eval("total + 1").extract::<u32>().await?, 101);
+    ///
+    /// session.call("os", "_exit", (1,)).await.unwrap_err();
+    /// assert_eq!(session.eval("total + 1").extract::<u32>().await?, 101);
+    /// # py.shutdown().await
+    /// # }
+    /// ```
+    pub fn on_home<F, Fut>(mut self, rebuild: F) -> Self
+    where
+        F: Fn(Session) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<()>> + Send + 'static,
+    {
+        self.on_home = Some(OnHome::new(move |hold| {
+            let session = Session::new(hold.id().clone(), SessionOptions::new(), Arc::clone(&hold.life));
+            Box::pin(rebuild(session))
+        }));
+        self
     }
 }
 

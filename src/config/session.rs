@@ -1,6 +1,7 @@
 //! The options of one session.
 
 use super::OnWorkerLost;
+use crate::actors::hold::OnHome;
 use std::time::Duration;
 
 /// How a session differs from the defaults of its bridge.
@@ -16,6 +17,7 @@ pub struct SessionOptions {
     pub(crate) ttl: Option<Duration>,
     pub(crate) max_refs: Option<usize>,
     pub(crate) on_worker_lost: Option<OnWorkerLost>,
+    pub(crate) on_home: Option<OnHome>,
 }
 
 impl SessionOptions {

@@ -10,6 +10,7 @@ mod failures;
 mod input;
 mod namespaces;
 mod observing;
+mod on_home;
 mod queue;
 mod reference;
 mod sessions;

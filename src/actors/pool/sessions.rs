@@ -71,6 +71,42 @@ impl Handler<LeaseReturned> for PoolSupervisor {
     }
 }
 
+/// A new home is ready, and the call that set it is being sent.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Rebuilt {
+    pub(crate) call: CallId,
+}
+
+impl Handler<Rebuilt> for PoolSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, Rebuilt { call }: Rebuilt, ctx: &mut Context<Self>) {
+        self.hear_of_call(Handled::Rebuilt, call, None);
+        self.rules.handle_rebuilt(call, Instant::now());
+        self.perform(ctx);
+    }
+}
+
+/// A new home could not be made ready, and the call that set it was not sent. It is refused, unless it
+/// was before.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct RebuildFailed {
+    pub(crate) call: CallId,
+    pub(crate) worker: WorkerId,
+}
+
+impl Handler<RebuildFailed> for PoolSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, RebuildFailed { call, worker }: RebuildFailed, ctx: &mut Context<Self>) {
+        self.hear_of_call(Handled::RebuildFailed, call, None);
+        self.rules.handle_rebuild_failed(call, &worker, Instant::now());
+        self.perform(ctx);
+    }
+}
+
 /// The session has ended.
 #[derive(Message)]
 #[rtype(result = "()")]

@@ -30,16 +30,20 @@ impl Work {
             None => match request.purpose {
                 Purpose::Call => format!("asks pool {}", request.pool),
                 Purpose::Opening => format!("asks pool {}, to open a stream", request.pool),
+                Purpose::Rebuilding { under } => {
+                    format!("asks pool {}, to make a home ready for {under}", request.pool)
+                }
                 Purpose::Continuing => format!("asks pool {}, to go on with what is open", request.pool),
             },
         }
     }
 
-    pub(super) fn outcome_of_grant(&self, call: CallId, worker: &WorkerId) -> String {
+    pub(super) fn outcome_of_grant(&self, call: CallId, worker: &WorkerId, rebuild: bool) -> String {
         match self.waiting.get(&call) {
             Some(request) if self.held.is_empty() && request.promise.is_abandoned() => {
                 format!("its caller has left, {worker} is given back")
             }
+            Some(_) if self.held.is_empty() && rebuild => format!("its on_home runs in {worker}"),
             Some(_) if self.held.is_empty() => format!("sent to {worker}"),
             Some(_) | None => format!("{worker}, held until a body is back"),
         }
@@ -47,6 +51,9 @@ impl Work {
 
     pub(super) fn outcome_of_refusal(&self, call: CallId, refusal: &Refusal) -> String {
         let code = refusal::code(refusal);
+        if self.rebuilding.contains_key(&call) {
+            return code.to_owned();
+        }
         match self.waiting.contains_key(&call) {
             true => code.to_owned(),
             false => format!("{code}, held until its body is back"),
@@ -66,6 +73,9 @@ impl Work {
     }
 
     pub(super) fn outcome_of_giving_up(&self, call: CallId, place: &Place) -> &'static str {
+        if self.rebuilding.contains_key(&call) {
+            return "its on_home is ended";
+        }
         match self.waiting.contains_key(&call) {
             true => "withdrawn",
             false if place.worker().is_some() => "abandoned in its worker",

@@ -87,6 +87,8 @@ messages! {
         Withdrawn = "withdrawn",
         LeaseReturned = "lease returned",
         LeaseOver = "lease over",
+        Rebuilt = "home ready",
+        RebuildFailed = "home not ready",
         TakenBack = "taken back",
         Kept = "kept",
         PassedOver = "passed over",

@@ -10,7 +10,10 @@ use std::sync::Arc;
 #[must_use = "an action that is not carried out leaves somebody waiting"]
 pub(crate) enum Action {
     /// To the session: send the call's request to that worker.
-    Grant { call: CallId, session: SessionKey, worker: WorkerId },
+    ///
+    /// With `rebuild` it set a home that is to be made ready first: `handle_rebuilt`, then send it, or
+    /// `handle_rebuild_failed`.
+    Grant { call: CallId, session: SessionKey, worker: WorkerId, rebuild: bool },
     /// To the session: answer the call.
     Refuse { call: CallId, session: SessionKey, refusal: Refusal },
     /// To the worker: see that the call does not begin; answered by `handle_taken_back`,

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 pub(super) struct Call {
     pub(super) sid: Sid,
     pub(super) purpose: Purpose,
+    pub(super) rebuilds: bool,
     pub(super) affinity: Affinity,
     /// The worker that holds its refs.
     pub(super) pinned_to: Option<Place>,

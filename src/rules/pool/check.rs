@@ -183,6 +183,7 @@ fn the_pools_share_of_a_call() {
         call: CallId(call),
         session: session.clone(),
         purpose: Purpose::Call,
+        rebuilds: false,
         affinity: None,
         pinned_to: None,
         uses_namespace: false,
@@ -199,7 +200,7 @@ fn the_pools_share_of_a_call() {
     let began = Instant::now();
     for call in 64..64 + CALLS {
         while let Some(action) = pool.poll_action() {
-            if let Action::Grant { call, session, worker } = action {
+            if let Action::Grant { call, session, worker, .. } = action {
                 running[worker.slot() as usize].push_back((call, session));
             }
         }

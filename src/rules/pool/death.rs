@@ -31,6 +31,7 @@ impl Pool {
         }
         self.lose_state(place, &cause);
 
+        let rebuilding = self.rebuilding_at(place);
         let mut displaced = self.end_leases(place, &begun, now);
         displaced.extend(self.leave_lines_for(place).into_iter().map(|id| (id, TakeBack::No)));
         self.workers.remove(&place);
@@ -43,6 +44,10 @@ impl Pool {
         for (id, take_back) in displaced {
             match take_back {
                 TakeBack::Asked(Then::Refuse(refusal)) | TakeBack::Kept(Then::Refuse(refusal)) => {
+                    self.refuse(id, refusal);
+                }
+                TakeBack::No if rebuilding.contains(&id) => {
+                    let refusal = self.died_in_rebuild(worker, &self.cause_of(place));
                     self.refuse(id, refusal);
                 }
                 TakeBack::Asked(Then::RouteAgain) | TakeBack::Kept(Then::RouteAgain) | TakeBack::No => {
@@ -63,7 +68,10 @@ impl Pool {
         for sid in homes {
             let session = self.session_mut(sid);
             session.home = None;
-            session.lost = Some(LostHome { place, cause: cause.clone() });
+            // One that was not ready yet held nothing.
+            if session.rebuilding.is_none() {
+                session.lost = Some(LostHome { place, cause: cause.clone() });
+            }
             let session = session.key.id().clone();
             if !self.is_shutting_down() {
                 self.emit(Fact::SessionHomeLost { session, worker: id.clone() });

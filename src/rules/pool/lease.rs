@@ -3,6 +3,7 @@
 use super::Pool;
 use super::action::Action;
 use super::call::{Lease, Stage, TakeBack, Target, Then};
+use super::rebuild::Rebuilding;
 use super::session::{self, Namespace, Settling, Sid};
 use super::worker::Place;
 use crate::event::Fact;
@@ -118,6 +119,8 @@ impl Pool {
     fn lend(&mut self, id: CallId, place: Place, stage: Stage, now: Instant) {
         let call = self.calls.get_mut(&id).expect("only a known call is granted");
         let (sid, has_refs, uses_namespace) = (call.sid, call.pinned_to.is_some(), call.uses_namespace);
+        let is_rebuilding = call.rebuilds_under().is_some();
+        let rebuilds = call.rebuilds;
         call.stage = stage;
         let worker = self.worker_mut(place);
         let may_be_home = worker.is_open_to_all();
@@ -126,11 +129,16 @@ impl Pool {
         let session = &self.sessions[&sid];
         let makes_namespace = uses_namespace && matches!(session.namespace, Namespace::None);
         let is_bound = has_refs || uses_namespace && !makes_namespace;
-        let wants_home = session.home.is_none() && !(is_bound && session.lost.is_some());
+        let wants_home = session.home.is_none() && !is_rebuilding && !(is_bound && session.lost.is_some());
+        let sets_home = wants_home && may_be_home;
         let session = session.key.clone();
-        self.act(Action::Grant { call: id, session, worker: granted_to });
-        if wants_home && may_be_home {
+        self.act(Action::Grant { call: id, session, worker: granted_to, rebuild: sets_home && rebuilds });
+        if sets_home {
             self.set_home(sid, place);
+        }
+        if sets_home && rebuilds {
+            self.session_mut(sid).rebuilding = Some(Rebuilding { call: id, place });
+            self.relist_all(sid);
         }
         if makes_namespace {
             self.make_namespace(sid, place);
@@ -202,6 +210,7 @@ impl Pool {
         if was_ahead {
             self.give_place_back(id);
         }
+        self.end_rebuild(id);
         self.worker_mut(lease.place).handle_left(id, ran, now);
         self.take_next_to_run(lease.place);
         if matches!(lease.take_back, TakeBack::Asked(_)) && self.calls[&id].is_in_line() {
@@ -211,7 +220,7 @@ impl Pool {
     }
 
     /// What waits for the end of a lease: calls of its session, those of others, its home, its end.
-    fn after_lease(&mut self, sid: Sid, place: Place, now: Instant) {
+    pub(super) fn after_lease(&mut self, sid: Sid, place: Place, now: Instant) {
         self.relist_all(sid);
         self.leave_retiring(sid, place, now);
         self.stop_if_drained(place, now);

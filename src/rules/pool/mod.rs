@@ -18,7 +18,7 @@
 //!
 //! After every step no worker has room while a call whose turn may come waits for it.
 //!
-//! Deliberately absent: calls from inside callbacks, `on_home`. All calls name
+//! Deliberately absent: calls from inside callbacks. All calls name
 //! their worker with the generation, so nothing late is ever taken for something of the next one.
 
 mod action;
@@ -29,6 +29,7 @@ mod lease;
 mod namespace;
 mod observe;
 mod queue;
+mod rebuild;
 mod retire;
 mod route;
 mod session;
@@ -128,6 +129,7 @@ impl Pool {
         let call = Call {
             sid,
             purpose: ticket.purpose,
+            rebuilds: ticket.rebuilds,
             affinity: ticket.affinity.unwrap_or(self.rules.affinity),
             pinned_to: ticket.pinned_to.as_ref().map(Place::from),
             uses_namespace: ticket.uses_namespace,

@@ -296,6 +296,9 @@ impl Pool {
 
     pub(super) fn may_begin(&self, session: &Session, line: &Line) -> bool {
         let Some(call) = line.calls.front().map(|id| &self.calls[id]) else { return false };
+        if session.rebuilding.is_some() {
+            return false;
+        }
         if !call.is_in_line() {
             return true;
         }

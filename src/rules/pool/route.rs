@@ -10,7 +10,7 @@ use crate::id::CallId;
 use std::sync::Arc;
 use std::time::Instant;
 
-enum Choice {
+pub(super) enum Choice {
     Grant(Place),
     Wait(Target),
     Refuse(Refusal),
@@ -53,10 +53,20 @@ impl Pool {
             session::Stage::Ending => return Choice::Refuse(Refusal::Cancelled),
             session::Stage::Live => {}
         }
-        match self.bound_to(call, session) {
-            Ok(Some(place)) => return self.choose_for_refs(call, session, place),
-            Ok(None) => {}
+        let bound = match self.bound_to(call, session) {
+            Ok(bound) => bound,
             Err(refusal) => return Choice::Refuse(refusal),
+        };
+        if let Some(under) = call.rebuilds_under() {
+            return self.choose_to_rebuild(session, under, bound);
+        }
+        if let Some(rebuilding) = session.rebuilding
+            && let Some(choice) = self.choose_behind_rebuild(call, rebuilding, bound)
+        {
+            return choice;
+        }
+        if let Some(place) = bound {
+            return self.choose_for_refs(call, session, place);
         }
         if let Some(lost) = session.lost.as_ref().filter(|_| call.is_strict()) {
             reach!("home lost", call.affinity);

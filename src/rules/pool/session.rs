@@ -2,6 +2,7 @@
 //! waiting calls.
 
 use super::call::Target;
+use super::rebuild::Rebuilding;
 use super::worker::Place;
 use crate::id::{CallId, SessionKey};
 use std::collections::VecDeque;
@@ -54,6 +55,8 @@ pub(super) struct Session {
     /// Strict calls that are being taken back from a worker: none of the session may begin elsewhere
     /// before it is known whether these did.
     pub(super) settling: Option<Settling>,
+    /// Its home, while that is being made ready: all calls but those that do so wait.
+    pub(super) rebuilding: Option<Rebuilding>,
     pub(super) lines: Vec<Line>,
     /// How many of its calls are in its lines and take a place there.
     pub(super) waiting: usize,
@@ -95,6 +98,7 @@ impl Session {
             calls: 0,
             returning: 0,
             settling: None,
+            rebuilding: None,
             lines: Vec::new(),
             waiting: 0,
             stage: Stage::Live,

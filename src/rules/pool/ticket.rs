@@ -59,6 +59,8 @@ pub(crate) enum Purpose {
     /// Goes on with what its session has open in a worker, a batch of a stream or its close. It waits its
     /// turn as a strict call does, takes no place in the queue, and a taint does not turn it away.
     Continuing,
+    /// Made by the `on_home` of its session, which runs before the call that set the home.
+    Rebuilding { under: CallId },
 }
 
 /// A call that wants a worker; its body stays with its session.
@@ -67,6 +69,8 @@ pub(crate) struct Ticket {
     pub(crate) call: CallId,
     pub(crate) session: SessionKey,
     pub(crate) purpose: Purpose,
+    /// The session makes each new home ready before the call that sets it.
+    pub(crate) rebuilds: bool,
     /// Of the call; else the pool's.
     pub(crate) affinity: Option<Affinity>,
     /// The worker that holds the refs which the call carries.
@@ -112,6 +116,8 @@ pub(crate) enum Refusal {
         namespace: WorkerId,
         refs: WorkerId,
     },
+    /// The new home could not be made ready for it; its session knows why.
+    RebuildFailed,
     /// Its session has ended.
     Cancelled,
     ShuttingDown,

@@ -22,6 +22,7 @@ const FILES: &[(&str, &str)] = &[
     ("retiring.txt", include_str!("testdata/retiring.txt")),
     ("restarts.txt", include_str!("testdata/restarts.txt")),
     ("streams.txt", include_str!("testdata/streams.txt")),
+    ("rebuild.txt", include_str!("testdata/rebuild.txt")),
     ("namespace.txt", include_str!("testdata/namespace.txt")),
 ];
 
@@ -160,6 +161,8 @@ impl Desk {
                 let session = self.session(&words[1]);
                 self.pool.handle_unpinned(&session, &worker(&words[2]), options.number("pins").unwrap_or(1), at);
             }
+            "rebuilt" => self.pool.handle_rebuilt(self.calls[&words[1]], at),
+            "rebuild_failed" => self.pool.handle_rebuild_failed(self.calls[&words[1]], &worker(&words[2]), at),
             "start" => self.pool.start(at),
             "ready" => self.pool.handle_ready(&worker(&words[1]), at),
             "start_failed" => {
@@ -212,8 +215,12 @@ impl Desk {
                 purpose: match () {
                     () if options.is_set("opening") => Purpose::Opening,
                     () if options.is_set("continuing") => Purpose::Continuing,
+                    () if options.value("under").is_some() => {
+                        Purpose::Rebuilding { under: self.calls[&options.value("under").unwrap_or_default()] }
+                    }
                     () => Purpose::Call,
                 },
+                rebuilds: options.is_set("rebuilds"),
                 affinity: options.affinity(),
                 pinned_to: options.value("refs").map(|text| worker(&text)),
                 uses_namespace: options.is_set("namespace"),
@@ -270,7 +277,10 @@ impl Desk {
 
     fn say(&self, action: Action) -> Option<String> {
         Some(match action {
-            Action::Grant { call, worker, .. } => format!("grant {} {worker}", self.names[&call]),
+            Action::Grant { call, worker, rebuild: false, .. } => format!("grant {} {worker}", self.names[&call]),
+            Action::Grant { call, worker, rebuild: true, .. } => {
+                format!("grant {} {worker} to rebuild", self.names[&call])
+            }
             Action::Refuse { call, refusal, .. } => format!("refuse {} {}", self.names[&call], refused(&refusal)),
             Action::TakeBack { call, worker } => format!("take_back {} {worker}", self.names[&call]),
             Action::DropTakeBack { call, worker } => format!("drop_take_back {} {worker}", self.names[&call]),
@@ -309,6 +319,7 @@ fn refused(refusal: &Refusal) -> String {
         Refusal::Timeout { timeout } => format!("timeout {timeout:?}"),
         Refusal::RefLost { worker, cause } => format!("ref_lost {worker} {cause}"),
         Refusal::NamespaceElsewhere { namespace, refs } => format!("namespace_elsewhere {namespace} refs {refs}"),
+        Refusal::RebuildFailed => "rebuild_failed".into(),
         Refusal::Cancelled => "cancelled".into(),
         Refusal::ShuttingDown => "shutting_down".into(),
     }

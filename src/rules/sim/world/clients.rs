@@ -104,6 +104,7 @@ impl World {
             call,
             session: key,
             purpose,
+            rebuilds: false,
             affinity: Some(affinity),
             pinned_to,
             uses_namespace,

@@ -54,7 +54,7 @@ impl World {
         while let Some(action) = self.pool.poll_action() {
             self.note(&format!("{action:?}"));
             match action {
-                Action::Grant { call, session, worker } => {
+                Action::Grant { call, session, worker, rebuild: _ } => {
                     let (home, namespace) = (self.pool.home(&session), self.pool.namespace(&session));
                     self.witness.granted(call, &worker, home, namespace);
                     granted.push((session.incarnation(), worker.clone()));
@@ -167,6 +167,7 @@ fn code(refusal: &Refusal) -> &'static str {
         Refusal::PoolDegraded { .. } => "pool_degraded",
         Refusal::QueueTimeout { .. } => "queue_timeout",
         Refusal::Timeout { .. } => "timeout",
+        Refusal::RebuildFailed => unreachable!("no session of the simulation has an on_home"),
         Refusal::RefLost { .. } => "ref_lost",
         Refusal::NamespaceElsewhere { .. } => "namespace_elsewhere",
         Refusal::Cancelled => "cancelled",
