@@ -24,7 +24,9 @@ pub(crate) struct Hold {
 
 /// What a session does in each new home, before the call that set it.
 #[derive(Clone)]
-pub(crate) struct OnHome(Arc<dyn Fn(&Arc<Hold>) -> BoxFuture<'static, Result<()>> + Send + Sync>);
+pub(crate) struct OnHome(Arc<Rebuild>);
+
+type Rebuild = dyn Fn(&Arc<Hold>) -> BoxFuture<'static, Result<()>> + Send + Sync;
 
 impl OnHome {
     pub(crate) fn new(run: impl Fn(&Arc<Hold>) -> BoxFuture<'static, Result<()>> + Send + Sync + 'static) -> Self {

@@ -40,7 +40,8 @@ impl Pool {
         let Some((sid, at)) = self.leased(call).filter(|(_, at)| *at == place) else {
             return self.on_request_back(call, place);
         };
-        if self.end_rebuild(call) {
+        let was_rebuilding = self.end_rebuild(call);
+        if was_rebuilding {
             self.forget_home(sid, at);
         }
         let session = self.sessions[&sid].key.clone();
@@ -50,7 +51,12 @@ impl Pool {
             self.act(Action::DropTakeBack { call, worker });
         }
         self.forget_call(call);
+        // What waited for that home finds another, when those have had their turn that waited before.
+        let displaced = if was_rebuilding { self.leave_lines(sid, Target::Worker(at)) } else { Vec::new() };
         self.after_lease(sid, at, now);
+        for id in displaced {
+            self.route(id, now);
+        }
     }
 
     fn forget_home(&mut self, sid: Sid, place: Place) {

@@ -13,7 +13,9 @@ use std::time::Duration;
 pub(super) struct SessionActor {
     pub(super) calls: BTreeMap<CallId, Request>,
     /// Grants that wait for a body, and all after them: else a later call would overtake.
-    held: VecDeque<(CallId, WorkerId)>,
+    held: VecDeque<(CallId, WorkerId, bool)>,
+    /// Calls that set a home which is being made ready, and whether the pool was told that it will not be.
+    rebuilding: BTreeMap<CallId, (WorkerId, bool)>,
 }
 
 #[derive(Debug)]
@@ -25,8 +27,8 @@ pub(super) struct Request {
 impl SessionActor {
     /// Takes a grant that is held, and is not to be used.
     fn unhold(&mut self, call: CallId) -> Option<WorkerId> {
-        let at = self.held.iter().position(|(held, _)| *held == call)?;
-        self.held.remove(at).map(|(_, worker)| worker)
+        let at = self.held.iter().position(|(held, ..)| *held == call)?;
+        self.held.remove(at).map(|(_, worker, _)| worker)
     }
 }
 
@@ -63,14 +65,26 @@ impl World {
                 actor.calls.insert(ticket.call, Request { body: Body::Here, is_given_up: false });
                 self.post(Mailbox::Pool, Message::Ticket(ticket));
             }
-            Message::Forget(key) => self.post(Mailbox::Pool, Message::Forget(key)),
+            Message::Forget(key) => {
+                self.post(Mailbox::Pool, Message::Forget(key));
+                let calls: Vec<CallId> = self.actors[&session].rebuilding.keys().copied().collect();
+                for call in calls {
+                    self.fail_rebuild(session, call);
+                }
+            }
             Message::Reset(key) => self.post(Mailbox::Pool, Message::Reset(key)),
             Message::GiveUp(call) => self.on_given_up(session, call),
-            Message::Grant(call, worker) => self.on_grant(session, call, worker),
-            Message::Refuse(call) => {
+            Message::Grant(call, worker, rebuild) => self.on_grant(session, call, worker, rebuild),
+            Message::RebuildEnds(call, is_ready) => self.on_rebuild_ends(session, call, is_ready),
+            Message::Refuse(call, not_ready) => {
                 let actor = self.actors.get_mut(&session).expect("nothing is refused that is forgotten");
                 actor.calls.remove(&call);
-                if let Some(worker) = actor.unhold(call) {
+                if let Some((worker, _)) = actor.rebuilding.remove(&call) {
+                    reach::hit("refused while its home is made ready".into());
+                    if !not_ready {
+                        self.post(Mailbox::Pool, Message::Returned(call, worker));
+                    }
+                } else if let Some(worker) = actor.unhold(call) {
                     self.post(Mailbox::Pool, Message::Returned(call, worker));
                 }
                 self.answer(call, Outcome::Refused, Vec::new());
@@ -94,6 +108,10 @@ impl World {
         let Some(actor) = self.actors.get_mut(&session) else { return };
         let Some(request) = actor.calls.get_mut(&call) else { return };
         match &request.body {
+            Body::Here if actor.rebuilding.contains_key(&call) => {
+                request.is_given_up = true;
+                self.fail_rebuild(session, call);
+            }
             Body::Here => {
                 actor.calls.remove(&call);
                 match actor.unhold(call) {
@@ -110,7 +128,7 @@ impl World {
         }
     }
 
-    fn on_grant(&mut self, session: u64, call: CallId, worker: WorkerId) {
+    fn on_grant(&mut self, session: u64, call: CallId, worker: WorkerId, rebuild: bool) {
         let actor = self.actors.get_mut(&session).expect("nothing is granted that is forgotten");
         let Some(request) = actor.calls.get(&call) else {
             reach::hit("grant meets a call that was given up".into());
@@ -120,7 +138,7 @@ impl World {
             reach::hit("grant before the body is back".into());
         }
         let earlier = actor.unhold(call);
-        actor.held.push_back((call, worker));
+        actor.held.push_back((call, worker, rebuild));
         if let Some(worker) = earlier {
             self.post(Mailbox::Pool, Message::Returned(call, worker));
         }
@@ -130,14 +148,18 @@ impl World {
     /// Sends what is granted, in the order of the grants, up to the first whose body is not here.
     fn use_grants(&mut self, session: u64) {
         while let Some(actor) = self.actors.get_mut(&session)
-            && let Some((call, worker)) = actor.held.front().cloned()
+            && let Some((call, worker, rebuild)) = actor.held.front().cloned()
         {
             let request = actor.calls.get_mut(&call).expect("a grant is held for a call that waits");
             if let Body::At(_) = request.body {
                 return;
             }
             actor.held.pop_front();
-            if request.is_given_up {
+            if rebuild {
+                actor.rebuilding.insert(call, (worker, false));
+                let is_ready = !self.random.one_in(3);
+                self.post(Mailbox::Session(session), Message::RebuildEnds(call, is_ready));
+            } else if request.is_given_up {
                 actor.calls.remove(&call);
                 self.post(Mailbox::Pool, Message::Returned(call, worker));
             } else {
@@ -147,13 +169,39 @@ impl World {
         }
     }
 
+    /// The `on_home` of a session has ended, unless it was ended before.
+    fn on_rebuild_ends(&mut self, session: u64, call: CallId, is_ready: bool) {
+        let Some(actor) = self.actors.get_mut(&session) else { return };
+        match actor.rebuilding.get(&call) {
+            Some((_, false)) if is_ready => {
+                reach::hit("a home is made ready".into());
+                let (worker, _) = actor.rebuilding.remove(&call).expect("it was just found");
+                actor.held.push_front((call, worker, false));
+                self.post(Mailbox::Pool, Message::Rebuilt(call));
+                self.use_grants(session);
+            }
+            Some((_, false)) => self.fail_rebuild(session, call),
+            Some((_, true)) | None => {}
+        }
+    }
+
+    fn fail_rebuild(&mut self, session: u64, call: CallId) {
+        let actor = self.actors.get_mut(&session).expect("it makes a home ready");
+        if let Some((worker, is_told)) = actor.rebuilding.get_mut(&call)
+            && !std::mem::replace(is_told, true)
+        {
+            let worker = worker.clone();
+            self.post(Mailbox::Pool, Message::RebuildFailed(call, worker));
+        }
+    }
+
     fn on_body_back(&mut self, session: u64, call: CallId) {
         let actor = self.actors.get_mut(&session).expect("a session waits for its bodies");
         let Some(request) = actor.calls.get_mut(&call) else { return };
         request.body = Body::Here;
         if request.is_given_up {
             reach::hit("given up while its body is on the way back".into());
-            if !actor.held.iter().any(|(held, _)| *held == call) {
+            if !actor.held.iter().any(|(held, ..)| *held == call) {
                 actor.calls.remove(&call);
                 self.post(Mailbox::Pool, Message::Withdrawn(call));
             }

@@ -54,6 +54,9 @@ const EVENTS: &[&str] = &[
     "zygote lost",
     "degraded",
     "recovered",
+    "a home is made ready",
+    "refused while its home is made ready",
+    "refuse rebuild_failed",
     "session expired",
     "session capped",
 ];

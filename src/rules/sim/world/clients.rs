@@ -104,7 +104,8 @@ impl World {
             call,
             session: key,
             purpose,
-            rebuilds: false,
+            // A trait of the session.
+            rebuilds: session.is_multiple_of(3),
             affinity: Some(affinity),
             pinned_to,
             uses_namespace,

@@ -23,6 +23,8 @@ pub(in crate::rules::sim) enum Mailbox {
 pub(in crate::rules::sim) enum Message {
     Ticket(Ticket),
     Withdrawn(CallId),
+    Rebuilt(CallId),
+    RebuildFailed(CallId, WorkerId),
     LeaseOver(CallId, usize),
     Returned(CallId, WorkerId),
     TakenBack(CallId),
@@ -49,8 +51,12 @@ pub(in crate::rules::sim) enum Message {
 
     Submit(Ticket),
     GiveUp(CallId),
-    Grant(CallId, WorkerId),
-    Refuse(CallId),
+    /// Whether it set a home that is to be made ready first.
+    Grant(CallId, WorkerId, bool),
+    /// Whether its home was not ready.
+    Refuse(CallId, bool),
+    /// Whether the home that the call set is ready.
+    RebuildEnds(CallId, bool),
     BodyBack(CallId),
     Ended(CallId),
     Forgotten(SessionKey),
@@ -64,10 +70,19 @@ pub(in crate::rules::sim) enum Message {
     Kill,
     Stop,
 
-    Run { seq: u64, entry: u32, call: CallId },
+    Run {
+        seq: u64,
+        entry: u32,
+        call: CallId,
+    },
     Step(u32),
-    Reply { seq: u64, refs: Vec<RefId> },
-    Pass { seq: u64 },
+    Reply {
+        seq: u64,
+        refs: Vec<RefId>,
+    },
+    Pass {
+        seq: u64,
+    },
     Spawned,
     Gone,
 

@@ -21,6 +21,8 @@ impl World {
             Message::Withdrawn(call) => {
                 pool.handle_withdrawn(call, now);
             }
+            Message::Rebuilt(call) => pool.handle_rebuilt(call, now),
+            Message::RebuildFailed(call, worker) => pool.handle_rebuild_failed(call, &worker, now),
             Message::LeaseOver(call, pins) => pool.handle_lease_over(call, pins, now),
             Message::Returned(call, worker) => pool.handle_lease_returned(call, &worker, now),
             Message::TakenBack(call) => pool.handle_taken_back(call, now),
@@ -54,16 +56,17 @@ impl World {
         while let Some(action) = self.pool.poll_action() {
             self.note(&format!("{action:?}"));
             match action {
-                Action::Grant { call, session, worker, rebuild: _ } => {
+                Action::Grant { call, session, worker, rebuild } => {
                     let (home, namespace) = (self.pool.home(&session), self.pool.namespace(&session));
                     self.witness.granted(call, &worker, home, namespace);
                     granted.push((session.incarnation(), worker.clone()));
-                    self.post(Mailbox::Session(session.incarnation()), Message::Grant(call, worker.clone()));
+                    self.post(Mailbox::Session(session.incarnation()), Message::Grant(call, worker.clone(), rebuild));
                     self.pull_away(session, worker);
                 }
                 Action::Refuse { call, session, refusal } => {
                     reach::hit(format!("refuse {}", code(&refusal)));
-                    self.post(Mailbox::Session(session.incarnation()), Message::Refuse(call));
+                    let not_ready = refusal == Refusal::RebuildFailed;
+                    self.post(Mailbox::Session(session.incarnation()), Message::Refuse(call, not_ready));
                 }
                 Action::TakeBack { call, worker } => self.post(Mailbox::Worker(worker), Message::TakeBack(call)),
                 Action::DropTakeBack { call, worker } => {
@@ -167,7 +170,7 @@ fn code(refusal: &Refusal) -> &'static str {
         Refusal::PoolDegraded { .. } => "pool_degraded",
         Refusal::QueueTimeout { .. } => "queue_timeout",
         Refusal::Timeout { .. } => "timeout",
-        Refusal::RebuildFailed => unreachable!("no session of the simulation has an on_home"),
+        Refusal::RebuildFailed => "rebuild_failed",
         Refusal::RefLost { .. } => "ref_lost",
         Refusal::NamespaceElsewhere { .. } => "namespace_elsewhere",
         Refusal::Cancelled => "cancelled",
