@@ -16,8 +16,12 @@ use std::time::{Duration, Instant};
 pub(super) const BUDGET: Duration = Duration::from_micros(50);
 /// With more calls in flight there is always something to do, and nobody sleeps.
 const MOST_DUE: usize = 2;
-/// So many hits in a row forget the misses; fewer, and calls that are now short, now long would never rest.
-const HITS: u32 = 16;
+/// What is waited for with the thread and comes later than this was not worth it. An answer that is a little
+/// late is the machine's doing, and not a call that takes long.
+const LATE: Duration = Duration::from_micros(200);
+/// So many hits in a row forget the misses of such waits: with fewer, calls that are now short, now long would
+/// never rest. A look that lets the other tasks run harms nobody, and one hit is enough.
+const HITS_OF_WAITS: u32 = 16;
 /// For how many calls the looks rest that found nothing, at first and at most.
 const FIRST_REST: u32 = 256;
 const LONGEST_REST: u32 = 65_536;
@@ -121,9 +125,10 @@ impl Polling {
         self.received += 1;
         self.last_received = Some(now);
         if let Some(looking) = self.looking.take() {
-            if now <= looking.until {
+            let (late, enough) = if self.cores == 1 { (LATE - BUDGET, HITS_OF_WAITS) } else { (Duration::ZERO, 1) };
+            if now <= looking.until + late {
                 self.hits += 1;
-                if self.hits >= HITS {
+                if self.hits >= enough {
                     self.misses = 0;
                     self.next_rest = FIRST_REST;
                 }
@@ -267,10 +272,31 @@ mod tests {
         let mut desk = Desk::new(2);
         for _ in 0..3 {
             desk.call(LONG);
-            (0..HITS).for_each(|_| desk.call(SHORT));
+            desk.call(SHORT);
         }
         let _budget = desk.send();
         assert_eq!(desk.look(), Look::Again);
+        let mut desk = Desk::new(1);
+        for _ in 0..3 {
+            desk.call(LONG);
+            (0..HITS_OF_WAITS).for_each(|_| desk.call(SHORT));
+        }
+        let _budget = desk.send();
+        assert_eq!(desk.look(), Look::Receive(First::Waiting));
+    }
+
+    #[test]
+    fn an_answer_that_is_a_little_late_is_no_miss_of_a_wait() {
+        let mut desk = Desk::new(1);
+        for _ in 0..3 {
+            let _budget = desk.send();
+            assert_eq!(desk.look(), Look::Receive(First::Waiting));
+            desk.now += LATE;
+            desk.sent += 1;
+            desk.polling.on_received(desk.now);
+        }
+        let _budget = desk.send();
+        assert_eq!(desk.look(), Look::Receive(First::Waiting));
     }
 
     #[test]
