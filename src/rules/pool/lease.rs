@@ -13,7 +13,10 @@ use std::time::Instant;
 impl Pool {
     /// The worker has answered the call, which made that many refs.
     pub(crate) fn handle_lease_over(&mut self, call: CallId, pins_made: usize, now: Instant) {
-        self.handle_pins_made(call, pins_made);
+        // Most calls leave nothing behind.
+        if pins_made > 0 || self.calls.get(&call).is_some_and(|call| call.uses_namespace) {
+            self.handle_pins_made(call, pins_made);
+        }
         self.close(call, true, now);
     }
 
@@ -201,7 +204,7 @@ impl Pool {
     /// Ends a lease; the call is on its way within this step.
     pub(super) fn end_lease(&mut self, id: CallId, ran: bool, now: Instant) -> TakeBack {
         let call = self.calls.get_mut(&id).expect("only a known call holds a lease");
-        let sid = call.sid;
+        let (sid, rebuilds) = (call.sid, call.rebuilds);
         let (lease, was_ahead) = match std::mem::replace(&mut call.stage, Stage::Routing) {
             Stage::Running(lease) => (lease, false),
             Stage::Ahead(lease) => (lease, true),
@@ -210,7 +213,9 @@ impl Pool {
         if was_ahead {
             self.give_place_back(id);
         }
-        self.end_rebuild(id);
+        if rebuilds {
+            self.end_rebuild(id);
+        }
         self.worker_mut(lease.place).handle_left(id, ran, now);
         self.take_next_to_run(lease.place);
         if matches!(lease.take_back, TakeBack::Asked(_)) && self.calls[&id].is_in_line() {
