@@ -1,0 +1,99 @@
+//! A new home that the session makes ready before the call that set it: its `on_home`.
+
+use super::{Grant, SessionActor, refuse, send};
+use crate::actors::pool::{LeaseReturned, RebuildFailed, Rebuilt};
+use crate::actors::request::Request;
+use crate::actors::scope::{Scope, Scoped};
+use crate::error::{Error, Ran};
+use crate::id::CallId;
+use crate::rules::pool::Refusal;
+use actix::prelude::*;
+use futures::FutureExt;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+pub(super) struct Rebuild {
+    request: Box<Request>,
+    grant: Grant,
+    /// The `on_home`.
+    pub(super) task: SpawnHandle,
+    /// Why it ended, once the pool was told that it failed.
+    error: Option<Error>,
+}
+
+impl Rebuild {
+    /// The home will not be ready: the pool refuses the call, unless it has done so.
+    pub(super) fn fail(&mut self, error: Error) {
+        if self.error.is_none() {
+            self.error = Some(error);
+            let (call, worker) = (self.grant.call, self.grant.worker.clone());
+            self.request.pool_addr.do_send(RebuildFailed { call, worker });
+        }
+    }
+}
+
+impl SessionActor {
+    /// Runs the session's `on_home`, then sends the call.
+    pub(super) fn rebuild(&mut self, request: Box<Request>, grant: Grant, ctx: &mut Context<Self>) {
+        let call = request.call;
+        let hold = Arc::clone(&request.hold);
+        let scope = Scope { session: hold.key().clone(), pool: request.pool.clone(), call };
+        let (deadline, timeout) = (request.deadline, request.timeout.unwrap_or_default());
+        let on_home = self.state.on_home.clone();
+        let run = async move {
+            match on_home {
+                Some(on_home) => on_home.run(&hold).await,
+                None => Ok(()),
+            }
+        };
+        // It is foreign code: its panic must not be this actor's.
+        let run = AssertUnwindSafe(Scoped::new(scope, run)).catch_unwind();
+        let task = ctx.spawn(
+            async move {
+                let ended = match deadline {
+                    Some(deadline) => tokio::time::timeout_at(deadline.into(), run).await,
+                    None => Ok(run.await),
+                };
+                let failed = |error| Error::OnHome(Arc::new(error));
+                match ended {
+                    Ok(Ok(outcome)) => outcome.map_err(failed),
+                    Ok(Err(_panic)) => Err(failed(Error::internal("it panicked", Ran::Maybe))),
+                    Err(_) => Err(Error::Timeout { timeout, ran: Ran::No }),
+                }
+            }
+            .into_actor(self)
+            .map(move |outcome, this, _| this.on_rebuilt(call, outcome)),
+        );
+        self.work().rebuilding.insert(call, Rebuild { request, grant, task, error: None });
+    }
+
+    fn on_rebuilt(&mut self, call: CallId, outcome: Result<(), Error>) {
+        let work = self.work();
+        match outcome {
+            Ok(()) => {
+                if let Some(Rebuild { request, grant, .. }) = work.rebuilding.remove(&call) {
+                    request.pool_addr.do_send(Rebuilt { call });
+                    send(request, grant);
+                }
+            }
+            Err(error) => {
+                if let Some(rebuild) = work.rebuilding.get_mut(&call) {
+                    rebuild.fail(error);
+                }
+            }
+        }
+    }
+}
+
+/// The call's home was not ready; what the pool says comes first, unless that is it.
+pub(super) fn refuse_rebuilt(rebuild: Rebuild, refusal: Refusal) {
+    let Rebuild { request, grant, error, .. } = rebuild;
+    match (refusal, error) {
+        (Refusal::RebuildFailed, Some(error)) => request.promise.answer(Err(error)),
+        (refusal, _) => {
+            // Its worker is gone, and the pool waits for the request that was never sent.
+            request.pool_addr.do_send(LeaseReturned { call: grant.call, worker: grant.worker });
+            refuse(request, refusal);
+        }
+    }
+}
