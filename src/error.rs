@@ -340,6 +340,58 @@ impl Error {
         }
     }
 
+    /// What a function that Python calls fails with to have Python raise an exception of its choice: the
+    /// class, by its name in `builtins` or by module and name, e.g. `json.JSONDecodeError`, and its only
+    /// argument. Any other error is raised as `snakebridge.HostError`, and so is this one where there is
+    /// no such class, or it does not take one argument.
+    ///
+    /// It is an [`Error::Python`] that no Python has raised yet: without traceback and frames.
+    ///
+    /// ```
+    /// use snakebridge::{Error, Ran};
+    ///
+    /// let error = Error::raise("ValueError", "no such user");
+    /// assert_eq!(error.to_string(), "ValueError: no such user");
+    /// assert_eq!((error.code(), error.ran()), ("python", Ran::Yes));
+    /// let raised = error.python().unwrap();
+    /// assert_eq!((raised.module(), raised.type_name(), raised.message()), ("builtins", "ValueError", "no such user"));
+    /// ```
+    ///
+    /// ```no_run
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// use snakebridge::Error;
+    ///
+    /// py.register("age_of", |name: String| async move {
+    ///     match name.as_str() {
+    ///         "Ada" => Ok(36),
+    ///         _ => Err(Error::raise("KeyError", name)),
+    ///     }
+    /// })?;
+    /// py.exec("import snakebridge").await?;
+    /// let error = py.eval("snakebridge.host.call('age_of', 'Bob')").await.unwrap_err();
+    /// let raised = error.python().unwrap();
+    /// assert_eq!((raised.type_name(), raised.message()), ("KeyError", "'Bob'"));
+    /// # py.shutdown().await
+    /// # }
+    /// ```
+    pub fn raise(class: impl AsRef<str>, text: impl Into<String>) -> Self {
+        let class = class.as_ref();
+        let (module, type_name) = class.rsplit_once('.').unwrap_or(("builtins", class));
+        Self::Python(Arc::new(PythonError {
+            type_name: type_name.to_owned(),
+            module: module.to_owned(),
+            message: text.into(),
+            traceback: String::new(),
+            frames: Vec::new(),
+            notes: Vec::new(),
+            cause: None,
+            step: None,
+            to_raise: Some(class.to_owned()),
+        }))
+    }
+
     pub(crate) fn config(what: impl Into<Arc<str>>) -> Self {
         Self::Config(what.into())
     }
@@ -366,11 +418,38 @@ pub struct ConvertError {
     pub found: String,
     /// `No` for an argument, `Yes` for a result.
     pub ran: Ran,
+    /// The function of this process that Python called, if it is an argument or the result of one.
+    pub(crate) function: Option<Arc<str>>,
+}
+
+impl ConvertError {
+    /// At the top of an argument.
+    pub(crate) fn of_argument(expected: impl Into<String>, found: impl Into<String>) -> Self {
+        Self { path: String::new(), expected: expected.into(), found: found.into(), ran: Ran::No, function: None }
+    }
+
+    /// At the top of a result.
+    pub(crate) fn of_result(expected: impl Into<String>, found: impl Into<String>) -> Self {
+        Self { ran: Ran::Yes, ..Self::of_argument(expected, found) }
+    }
+
+    /// It was found in the arguments that Python called that function with, which so did not run.
+    pub(crate) fn in_arguments_of(self, function: &Arc<str>) -> Self {
+        Self { ran: Ran::No, function: Some(Arc::clone(function)), ..self }
+    }
+
+    /// It was found in what that function returned to Python.
+    pub(crate) fn in_result_of(self, function: &Arc<str>) -> Self {
+        Self { ran: Ran::Yes, function: Some(Arc::clone(function)), ..self }
+    }
 }
 
 impl fmt::Display for ConvertError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.ran == Ran::No { "argument" } else { "result" })?;
+        if let Some(function) = &self.function {
+            write!(f, " of callback '{function}'")?;
+        }
         if !self.path.is_empty() {
             write!(f, " at {}", self.path)?;
         }
@@ -444,6 +523,8 @@ pub struct PythonError {
     pub(crate) notes: Vec<String>,
     pub(crate) cause: Option<Box<PythonError>>,
     pub(crate) step: Option<String>,
+    /// The class that Python is to raise, of an exception that it has yet to: see [`Error::raise`].
+    pub(crate) to_raise: Option<String>,
 }
 
 /// One line of a traceback.

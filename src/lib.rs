@@ -35,4 +35,4 @@ pub use event::{EndReason, Event, Fact};
 pub use id::{CallId, ParseWorkerIdError, PoolName, RefId, SessionId, WorkerId};
 pub use observe::{LogRecord, MessageLog};
 pub use status::{Guarantees, PoolStats, RunningCall, SessionInfo, Stats, Taint, Tie, WorkerInfo, WorkerState};
-pub use value::{Bytes, Dict, PyRef, Value};
+pub use value::{Bytes, Callback, Dict, PyRef, Value};

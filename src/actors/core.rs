@@ -1,6 +1,7 @@
 //! What everything made through a bridge shares, and what ends it.
 
 use super::directory::Directory;
+use super::functions::Functions;
 use super::pool::{Leave, PoolSupervisor, Shutdown};
 use super::registry::{Close, Registry};
 use crate::config::{Config, PoolConfig};
@@ -23,6 +24,8 @@ pub(crate) struct Core {
     pub(crate) arbiter: ArbiterHandle,
     pub(crate) registry: Addr<Registry>,
     pub(crate) directory: Arc<Directory>,
+    /// What Python may call.
+    pub(crate) functions: Arc<Functions>,
     pub(crate) observers: Observers,
     pub(crate) timeout: Option<std::time::Duration>,
     calls: AtomicU64,
@@ -57,6 +60,8 @@ impl Drop for WindingUp {
         for thread in self.0.pool_threads.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             thread.stop();
         }
+        // Until now calls that ran could call them.
+        self.0.functions.close();
         self.0.stopped.send_replace(true);
     }
 }
@@ -83,6 +88,7 @@ impl Core {
             arbiter,
             registry,
             directory,
+            functions: Functions::new(),
             observers,
             timeout: config.timeout,
             calls: AtomicU64::new(0),

@@ -2,11 +2,12 @@
 
 use super::core::Life;
 use super::registry::{RefDropped, Registry};
+use super::scope;
 use super::session::SessionActor;
 use crate::config::{OnWorkerLost, SessionOptions};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::id::{RefId, SessionId, SessionKey, WorkerId};
-use crate::value::RefOwner;
+use crate::value::{PyRef, RefOwner};
 use actix::Addr;
 use futures::future::BoxFuture;
 use std::any::Any;
@@ -121,6 +122,33 @@ impl RefOwner for Hold {
     fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
         self
     }
+}
+
+impl PyRef {
+    pub(crate) fn hold(&self) -> Arc<Hold> {
+        Arc::clone(self.owner()).as_any().downcast().expect("every ref of a bridge is owned by the hold of its session")
+    }
+}
+
+/// The session of a ref that may be sent to a worker of this bridge.
+///
+/// # Errors
+/// `RefsOnDifferentWorkers` for a ref of another bridge; `RefNotFound` for one that was let go of.
+pub(crate) fn hold_of(handle: &PyRef, life: &Arc<Life>) -> Result<Arc<Hold>> {
+    let hold = handle.hold();
+    let gone = |why: &str| Error::RefNotFound { id: handle.id(), session: handle.session().clone(), why: why.into() };
+    if !Arc::ptr_eq(&hold.life, life) {
+        let what = format!("{} of worker {} belongs to another bridge", handle.id(), handle.worker());
+        return Err(Error::RefsOnDifferentWorkers { what: what.into() });
+    }
+    if handle.is_released() {
+        return Err(gone("it was released"));
+    }
+    // A session that has ended keeps its refs until its last call is over: one that runs may use them.
+    if hold.state.has_ended() && !scope::is_inside(&hold) {
+        return Err(gone("its session has ended"));
+    }
+    Ok(hold)
 }
 
 impl Drop for Hold {

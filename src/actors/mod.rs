@@ -4,8 +4,11 @@
 //! `PoolSupervisor` grants it a worker; the session sends it to that `WorkerActor`, which answers the
 //! pool first and then the caller. No actor asks another while it decides.
 
+#[cfg(test)]
+pub(crate) mod bare;
 pub(crate) mod core;
 pub(crate) mod directory;
+pub(crate) mod functions;
 pub(crate) mod hold;
 mod outbox;
 pub(crate) mod pool;

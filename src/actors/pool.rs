@@ -150,7 +150,7 @@ impl PoolSupervisor {
                     self.workers.remove(&worker);
                 }
                 Action::Forgotten { session, namespace } => {
-                    self.tell(&session, Forgotten { namespace });
+                    self.tell(&session, Forgotten { pool: self.config.name.clone(), namespace });
                     self.sessions.remove(&session);
                 }
                 Action::Ready => self.started(Ok(())),

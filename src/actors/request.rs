@@ -9,7 +9,7 @@ use crate::id::{CallId, PoolName, RefId, WorkerId};
 use crate::observe::{End, Witness};
 use crate::pickle::{Budget, DecodeError};
 use crate::rules::pool::{Purpose, Ticket};
-use crate::value::{PyRef, RefOwner, RefSource};
+use crate::value::{Callback, PyRef, RefOwner, RefSource};
 use actix::Addr;
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,6 +24,8 @@ pub(crate) struct Request {
     pub(crate) pool: PoolName,
     pub(crate) pool_addr: Addr<PoolSupervisor>,
     pub(crate) purpose: Purpose,
+    /// The root call of the tree that it was made in; none outside of callbacks and of `on_home`.
+    pub(crate) tree: Option<CallId>,
     pub(crate) affinity: Option<Affinity>,
     /// The worker that holds the refs which the call carries.
     pub(crate) pinned_to: Option<WorkerId>,
@@ -36,6 +38,8 @@ pub(crate) struct Request {
     /// Kept alive until the call has ended.
     #[expect(dead_code, reason = "held, not read: while a handle lives, so does its object")]
     pub(crate) refs: Vec<PyRef>,
+    #[expect(dead_code, reason = "held, not read: while a callback lives, so does its function")]
+    pub(crate) callbacks: Vec<Callback>,
     pub(crate) hold: Arc<Hold>,
     pub(crate) promise: Promise,
 }
@@ -48,6 +52,7 @@ impl Request {
             session: self.hold.key().clone(),
             purpose: self.purpose,
             rebuilds: self.hold.state.on_home.is_some(),
+            tree: self.tree,
             affinity: self.affinity,
             pinned_to: self.pinned_to.clone(),
             uses_namespace: self.uses_namespace,
@@ -163,7 +168,8 @@ impl Place {
     }
 }
 
-/// What Python answered, not yet decoded: that is done on the caller's thread.
+/// What Python answered, or calls a function with, not yet decoded: that is done on the thread of whoever
+/// takes it.
 pub(crate) struct Reply {
     body: Vec<u8>,
     worker: WorkerId,
@@ -174,6 +180,16 @@ pub(crate) struct Reply {
 impl Reply {
     pub(crate) fn new(body: Vec<u8>, worker: WorkerId, hold: Arc<Hold>, refs: Vec<RefId>) -> Self {
         Self { body, worker, hold, refs }
+    }
+
+    /// The worker that sent it.
+    pub(crate) fn worker(&self) -> &WorkerId {
+        &self.worker
+    }
+
+    /// The session of the call that it belongs to.
+    pub(crate) fn hold(&self) -> &Arc<Hold> {
+        &self.hold
     }
 
     /// Makes the value of it. Each ref of the body becomes a handle, which frees it in its time.

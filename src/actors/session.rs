@@ -3,10 +3,11 @@
 //! It decides nothing: pools do. It keeps bodies out of their queues, and brings decision and body
 //! together in whichever order they arrive.
 
+mod ending;
 mod journal;
 mod rebuild;
 
-use super::hold::SessionState;
+use super::hold::{Hold, SessionState};
 use super::pool::{Forget, LeaseReturned, PoolSupervisor, Reset, Submit, Withdrawn};
 use super::refusal;
 use super::registry::{Registry, SessionEnded};
@@ -18,6 +19,7 @@ use crate::id::{CallId, PoolName, SessionId, WorkerId};
 use crate::observe::{Handled, Journal, Messages, Who};
 use crate::rules::pool::Refusal;
 use actix::prelude::*;
+use ending::Forgetting;
 use rebuild::{Rebuild, refuse_rebuilt};
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
@@ -54,7 +56,7 @@ struct Work {
 
 struct Ending {
     reason: EndReason,
-    to_answer: usize,
+    pools: Forgetting,
     /// The workers that have a namespace of it.
     namespaces: Vec<WorkerId>,
     done: Vec<oneshot::Sender<()>>,
@@ -91,7 +93,7 @@ impl SessionActor {
 
     fn stop_if_over(&mut self, ctx: &mut Context<Self>) {
         let Some(work) = &mut self.work else { return };
-        if work.ending.as_ref().is_some_and(|ending| ending.to_answer == 0)
+        if work.ending.as_ref().is_some_and(|ending| ending.pools.left() == 0)
             && let Some(ending) = work.ending.take()
         {
             // A request that came after the end was never ticketed; its promise says so.
@@ -159,8 +161,13 @@ fn refuse(request: Box<Request>, refusal: Refusal) {
 }
 
 fn refuse_ended(request: Box<Request>) {
-    let why = format!("session {} has ended", request.hold.id()).into();
-    request.promise.answer(Err(Error::Cancelled { why, ran: Ran::No }));
+    let error = ended(&request.hold);
+    request.promise.answer(Err(error));
+}
+
+/// What a call of that session gets that never began.
+pub(crate) fn ended(hold: &Hold) -> Error {
+    Error::Cancelled { why: format!("session {} has ended", hold.id()).into(), ran: Ran::No }
 }
 
 impl Actor for SessionActor {
@@ -178,15 +185,22 @@ impl Handler<Call> for SessionActor {
     fn handle(&mut self, Call(request): Call, _: &mut Context<Self>) {
         self.note(Handled::Call, Some(request.call), |work| work.outcome_of_call(&request));
         let work = self.work();
-        if work.ending.is_some() {
+        // One that was made in a callback is for a call that still runs.
+        if work.ending.is_some() && request.tree.is_none() {
             return refuse_ended(request);
         }
-        let ticket = request.ticket();
-        if let Some((_, pool)) = work.pools.iter().find(|(name, _)| *name == request.pool) {
-            pool.do_send(Submit { ticket, session: None });
-        } else {
-            request.pool_addr.do_send(Submit { ticket, session: Some(request.hold.actor.clone()) });
-            work.pools.push((request.pool.clone(), request.pool_addr.clone()));
+        let (ticket, pool, actor) = (request.ticket(), &request.pool_addr, &request.hold.actor);
+        let is_known = work.pools.iter().any(|(name, _)| *name == request.pool);
+        if !is_known {
+            work.pools.push((request.pool.clone(), pool.clone()));
+        }
+        // One that has forgotten the session does not know whom to answer.
+        let is_new = !is_known || work.ending.is_some();
+        pool.do_send(Submit { ticket, session: is_new.then(|| actor.clone()) });
+        if let Some(ending) = &mut work.ending
+            && ending.pools.on_ticket(&request.pool)
+        {
+            pool.do_send(Forget { session: request.hold.key().clone(), actor: actor.clone() });
         }
         work.waiting.insert(request.call, request);
     }
@@ -345,9 +359,9 @@ impl Handler<End> for SessionActor {
             ctx.cancel_future(rebuild.task);
             rebuild.fail(Error::Cancelled { why: format!("session {} has ended", key.id()).into(), ran: Ran::No });
         }
-        let to_answer = work.pools.len();
+        let pools = Forgetting::of(work.pools.iter().map(|(name, _)| name));
         let done = end.done.into_iter().collect();
-        work.ending = Some(Ending { reason: end.reason, to_answer, namespaces: Vec::new(), done });
+        work.ending = Some(Ending { reason: end.reason, pools, namespaces: Vec::new(), done });
         self.stop_if_over(ctx);
     }
 }
@@ -372,19 +386,28 @@ impl Handler<AwaitEnd> for SessionActor {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct Forgotten {
+    pub(crate) pool: PoolName,
     pub(crate) namespace: Option<WorkerId>,
 }
 
 impl Handler<Forgotten> for SessionActor {
     type Result = ();
 
-    fn handle(&mut self, Forgotten { namespace }: Forgotten, ctx: &mut Context<Self>) {
-        if let Some(ending) = &mut self.work().ending {
-            ending.to_answer -= 1;
+    fn handle(&mut self, Forgotten { pool, namespace }: Forgotten, ctx: &mut Context<Self>) {
+        let session = self.state.key.clone();
+        let work = self.work();
+        if let Some(ending) = &mut work.ending {
+            let is_new = |worker: &WorkerId| !ending.namespaces.contains(worker);
+            let namespace = namespace.filter(is_new);
             ending.namespaces.extend(namespace);
+            if ending.pools.on_answer(&pool)
+                && let Some((_, pool)) = work.pools.iter().find(|(name, _)| *name == pool)
+            {
+                pool.do_send(Forget { session, actor: ctx.address() });
+            }
         }
         self.note(Handled::Forgotten, None, |work| {
-            format!("pools to answer: {}", work.ending.as_ref().map_or(0, |ending| ending.to_answer))
+            format!("pools to answer: {}", work.ending.as_ref().map_or(0, |ending| ending.pools.left()))
         });
         self.stop_if_over(ctx);
     }

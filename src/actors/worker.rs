@@ -424,8 +424,7 @@ impl WorkerActor {
                 why: "its worker has let go of it".into(),
             },
             Ended::Unsendable => {
-                let expected = "a value that can be sent".to_owned();
-                ConvertError { path: String::new(), expected, found: pickle::decode_plain(body)?, ran: Ran::Yes }.into()
+                ConvertError::of_result("a value that can be sent", pickle::decode_plain::<String>(body)?).into()
             }
             Ended::Raised | Ended::Value | Ended::Part => Error::Python(Arc::new(pickle::decode_error(body)?)),
         })

@@ -17,11 +17,13 @@ use crate::event::Event;
 use crate::id::{PoolName, SessionId, WorkerId};
 use crate::observe::MessageLog;
 use crate::status::{Guarantees, PoolStats, SessionInfo, Stats, WorkerInfo};
-use crate::value::PyRef;
+use crate::value::{Callback, PyRef};
 use crate::wire::Step;
 use actix::prelude::*;
 use futures::Stream;
 use futures::future::join_all;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -591,6 +593,122 @@ impl SnakeBridge {
             let ties = join_all(asked).await.into_iter().flatten().map(|pool| (pool.stats.name, pool.tie)).collect();
             Guarantees { ties }
         }
+    }
+
+    /// Lets Python call a function of this process by that name, from any code that runs in a call:
+    /// `snakebridge.host.call(name, *args, **kwargs)`.
+    ///
+    /// `A` is what it is called with: one positional argument alone is that value, none or several are a
+    /// tuple, keywords are a map at its end, and keywords alone are the map, for which `A` may be a struct.
+    /// They arrive as the results of [`extract`](Call::extract) do, objects as [`PyRef`]s where `A` has
+    /// one. What the function returns may hold refs to objects in the worker that calls, and
+    /// [`Callback`]s.
+    ///
+    /// An error becomes a `snakebridge.HostError` in Python, with its [`code`](Error::code) in `code`;
+    /// [`Error::raise`] names the exception to be raised instead. So does a panic (`internal`), and
+    /// arguments that do not fit (`convert`); `no_such_function` is what there is no function for.
+    ///
+    /// Python waits for the answer, and the calls that the function itself makes belong to the call that
+    /// waits: a worker that waits for them runs them at once, so that they pass every queue, and the
+    /// deadline of that call is theirs too. One on a bridge handle that names no session is of that
+    /// call's session. All this holds for calls first polled by the function's own future: a task that
+    /// it spawns is outside.
+    ///
+    /// It runs on the thread of the pool: what takes long without awaiting belongs on a thread of its own
+    /// (`tokio::task::spawn_blocking`). Calls of it run side by side if they come from several workers.
+    ///
+    /// The bridge keeps the function until [`unregister`](Self::unregister), or its stop. It does not keep
+    /// the bridge running, unless it has captured a handle: [`downgrade`](Self::downgrade) is for that.
+    ///
+    /// ```no_run
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// use serde::Deserialize;
+    ///
+    /// py.register("lookup", |id: u64| async move { Ok(id * 2) })?;
+    /// py.exec("import snakebridge").await?;
+    /// assert_eq!(py.eval("snakebridge.host.call('lookup', 21)").extract::<u64>().await?, 42);
+    ///
+    /// #[derive(Deserialize)]
+    /// struct User {
+    ///     name: String,
+    ///     age: u8,
+    /// }
+    /// py.register("greet", |user: User| async move { Ok(format!("{} ({})", user.name, user.age)) })?;
+    /// let greeting: String = py.eval("snakebridge.host.call('greet', name='Ada', age=36)").extract().await?;
+    /// assert_eq!(greeting, "Ada (36)");
+    ///
+    /// // It may call Python in turn: the worker that waits for it runs that.
+    /// let weak = py.downgrade();
+    /// py.register("root", move |square: f64| {
+    ///     let py = weak.upgrade();
+    ///     async move { py.expect("a call of it runs").call("math", "sqrt", (square,)).extract::<f64>().await }
+    /// })?;
+    /// assert_eq!(py.eval("snakebridge.host.call('root', 16.0)").extract::<f64>().await?, 4.0);
+    /// # py.shutdown().await
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// `Config` for a name that is taken, or empty; `ShuttingDown`.
+    pub fn register<A, R, F, Fut>(&self, name: impl Into<String>, f: F) -> Result<()>
+    where
+        F: Fn(A) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<R, Error>> + Send + 'static,
+        A: DeserializeOwned + Send + 'static,
+        R: Serialize + Send + 'static,
+    {
+        if self.core().is_stopping() {
+            return Err(Error::ShuttingDown { ran: Ran::No });
+        }
+        self.core().functions.register(name, f)
+    }
+
+    /// Forgets the function of that name, if there is one: Python gets `no_such_function` from now on.
+    /// Calls of it that are under way finish.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// py.register("lookup", |id: u64| async move { Ok(id * 2) })?;
+    /// let error = py.register("lookup", |id: u64| async move { Ok(id * 3) }).unwrap_err();
+    /// assert_eq!(error.to_string(), "a function 'lookup' is registered already: unregister it first");
+    /// py.unregister("lookup");
+    /// py.register("lookup", |id: u64| async move { Ok(id * 3) })?;
+    /// # py.shutdown().await
+    /// # }
+    /// ```
+    pub fn unregister(&self, name: impl AsRef<str>) {
+        self.core().functions.unregister(name.as_ref());
+    }
+
+    /// A function of this process as an argument of calls, where Python sees a callable. It is called,
+    /// and what it does, runs and fails with is as [`register`](Self::register) says.
+    ///
+    /// ```no_run
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// let double = py.callback(|x: i64| async move { Ok(2 * x) });
+    /// let doubled: Vec<i64> = py.call("builtins", "map", (&double, vec![1, 2])).extract().await?;
+    /// assert_eq!(doubled, [2, 4]);
+    ///
+    /// let add = py.callback(|(a, b): (i64, i64)| async move { Ok(a + b) });
+    /// let sum: i64 = py.call("functools", "reduce", (&add, vec![1, 2, 3])).extract().await?;
+    /// assert_eq!(sum, 6);
+    /// # py.shutdown().await
+    /// # }
+    /// ```
+    pub fn callback<A, R, F, Fut>(&self, f: F) -> Callback
+    where
+        F: Fn(A) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<R, Error>> + Send + 'static,
+        A: DeserializeOwned + Send + 'static,
+        R: Serialize + Send + 'static,
+    {
+        self.core().functions.callback(f)
     }
 
     /// A handle that does not keep the bridge running.

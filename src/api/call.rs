@@ -4,7 +4,7 @@ use super::args::{Args, IntoArgs};
 use super::bridge::Auto;
 use super::session::Inner as SessionInner;
 use crate::actors::core::Life;
-use crate::actors::hold::Hold;
+use crate::actors::hold::{Hold, hold_of};
 use crate::actors::request::{Place, Promise, Reply, Request};
 use crate::actors::session::{self, GiveUp};
 use crate::actors::{refusal, scope};
@@ -480,7 +480,9 @@ impl Draft {
         if let Some(error) = steps.iter_mut().find_map(|(_, args)| args.error.take()) {
             return Err(error.into());
         }
-        if core.is_stopping() {
+        let scope = scope::current(&life);
+        // The call that its tree began with still runs, and the pool takes what that needs to end.
+        if core.is_stopping() && scope.is_none() {
             return Err(Error::ShuttingDown { ran: Ran::No });
         }
 
@@ -488,6 +490,7 @@ impl Draft {
         let mut encoded = plan.encode();
         too_large("names and type", encoded.len() as u64, LONGEST_PLAN)?;
         too_large("arguments", body.bytes.len() as u64, LARGEST_BODY)?;
+        core.functions.check(&body.callbacks)?;
         let mut ref_hold = None;
         let mut addresses = Vec::new();
         for handle in &body.refs {
@@ -499,17 +502,22 @@ impl Draft {
             });
             ref_hold.get_or_insert(hold);
         }
+        let tree = scope.as_ref().map(|scope| &scope.tree);
         let named = match (&session, &origin) {
             (Some(id), _) => Some(id),
             (None, Origin::Session(session)) => Some(session.id()),
+            // Inside a tree a bridge stands for the session that the tree is made for.
+            (None, Origin::Bridge { .. }) if addresses.is_empty() => tree.map(|tree| tree.hold.id()),
             (None, Origin::Bridge { .. } | Origin::Ref(_)) => None,
         };
-        let of_new_home = named.and_then(scope::pool_of);
-        let default_pool = of_new_home.as_ref().unwrap_or(&core.default_pool);
+        let of_new_home = scope.as_ref().zip(named).and_then(|(scope, session)| scope.pool_of(session));
+        let default_pool = of_new_home.unwrap_or(&core.default_pool);
         let address = address(named, pool.as_ref(), &addresses, core.pool_names(), default_pool)
             .map_err(refusal::misaddressed)?;
 
-        let hold = match (ref_hold, &session, &origin) {
+        // The tree's session itself, also when it has ended: another of its id would be a stranger.
+        let of_tree = tree.zip(named).and_then(|(tree, named)| tree.session(named));
+        let hold = match (ref_hold.or(of_tree), &session, &origin) {
             (Some(hold), _, _) => hold,
             (None, None, Origin::Ref(hold)) => Arc::clone(hold),
             (None, Some(id), _) => core.directory.hold(id, false, &SessionOptions::new(), &life)?,
@@ -522,9 +530,19 @@ impl Draft {
             *namespace = hold.key().namespace().0;
             encoded = plan.encode();
         }
+        // The session of a tree is gone as soon as no call of it runs, and a callback with the call it was for.
+        if hold.state.has_ended() && !hold.actor.connected() {
+            return Err(match core.is_stopping() {
+                true => Error::ShuttingDown { ran: Ran::No },
+                false => session::ended(&hold),
+            });
+        }
         let pool = core.pool(&address.pool)?;
-        let purpose = scope::rebuilds(hold.key(), &address.pool).map_or(purpose, |under| Purpose::Rebuilding { under });
+        let rebuilds = scope.as_ref().and_then(|scope| scope.rebuilds(hold.key(), &address.pool));
+        let purpose = rebuilds.map_or(purpose, |under| Purpose::Rebuilding { under });
         let timeout = timeout.or(pool.config.timeout).or(core.timeout);
+        let own = timeout.map(|timeout| (Instant::now() + bounded(timeout), timeout));
+        let (deadline, timeout) = tree.map_or(own, |tree| tree.bound(own)).unzip();
         let call = core.next_call();
         let witness = Witness::of_call(&core.observers, call, hold.id(), &address.pool);
         let (mut promise, answer, place) = Promise::new(witness);
@@ -535,15 +553,17 @@ impl Draft {
             pool: address.pool,
             pool_addr: pool.addr.clone(),
             purpose,
+            tree: tree.map(|tree| tree.root),
             affinity,
             pinned_to: address.pinned_to,
             uses_namespace,
-            deadline: timeout.map(|timeout| Instant::now() + bounded(timeout)),
+            deadline,
             timeout,
             queue_timeout: queue_timeout.map(bounded),
             plan: encoded,
             body: body.bytes,
             refs: body.refs,
+            callbacks: body.callbacks,
             hold,
             promise,
         })));
@@ -558,25 +578,7 @@ fn too_large(what: &str, length: u64, limit: u64) -> Result<()> {
     if length <= limit {
         return Ok(());
     }
-    let (expected, found) = (format!("{what} of at most {limit} bytes"), format!("{length} bytes"));
-    Err(ConvertError { path: String::new(), expected, found, ran: Ran::No }.into())
-}
-
-/// The session of a ref that may be used in a call of this bridge.
-fn hold_of(handle: &PyRef, life: &Arc<Life>) -> Result<Arc<Hold>> {
-    let hold = handle.hold();
-    let gone = |why: &str| Error::RefNotFound { id: handle.id(), session: handle.session().clone(), why: why.into() };
-    if !Arc::ptr_eq(&hold.life, life) {
-        let what = format!("{} of worker {} belongs to another bridge", handle.id(), handle.worker());
-        return Err(Error::RefsOnDifferentWorkers { what: what.into() });
-    }
-    if handle.is_released() {
-        return Err(gone("it was released"));
-    }
-    if hold.state.has_ended() {
-        return Err(gone("its session has ended"));
-    }
-    Ok(hold)
+    Err(ConvertError::of_argument(format!("{what} of at most {limit} bytes"), format!("{length} bytes")).into())
 }
 
 /// The plan and the body of a call; see `wire::Plan` for the two forms of a body.
@@ -725,5 +727,91 @@ impl<R> Future for CallFuture<R> {
 impl<R> fmt::Debug for CallFuture<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("CallFuture")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actors::bare;
+    use crate::actors::scope::{Scope, Scoped, Tree};
+    use crate::api::SnakeBridge;
+    use futures::FutureExt;
+
+    // A bridge without a pool: what a call gets past is seen by its error.
+
+    fn scope(hold: &Arc<Hold>) -> Scope {
+        Scope { tree: Tree { root: CallId(7), hold: Arc::clone(hold), deadline: None }, rebuilds: None }
+    }
+
+    fn code<R>(call: Call<R>) -> &'static str {
+        call.now_or_never().expect("it is refused at once").err().expect("there is no pool").code()
+    }
+
+    fn inside(hold: &Arc<Hold>, call: Call) -> &'static str {
+        Scoped::new(scope(hold), async { code(call) }).now_or_never().expect("it waits for nothing")
+    }
+
+    fn sessions(life: &Life) -> Vec<String> {
+        let all = life.core.directory.all();
+        all.into_iter().map(|(state, _)| state.key.id().to_string()).collect()
+    }
+
+    fn call(py: &SnakeBridge) -> Call {
+        py.call("math", "sqrt", (4,))
+    }
+
+    #[actix::test]
+    async fn a_callback_of_another_bridge_is_refused_before_a_session_is_made() {
+        let life = bare::bridge();
+        let (py, other) = (SnakeBridge::new(Arc::clone(&life)), SnakeBridge::new(bare::bridge()));
+        let [own, foreign] = [&py, &other].map(|py| py.callback(|x: i64| async move { Ok(2 * x) }));
+        assert_eq!(code(py.call("m", "f", (vec![&foreign],))), "convert");
+        assert_eq!(code(py.call("m", "f", ()).kwarg("key", &foreign)), "convert");
+        assert!(sessions(&life).is_empty());
+        assert_eq!(code(py.call("m", "f", (vec![&own],)).kwarg("key", &own)), "unknown_pool");
+    }
+
+    #[actix::test]
+    async fn a_call_on_a_bridge_belongs_to_the_session_of_the_tree_that_it_is_made_in() {
+        let life = bare::bridge();
+        let (py, hold) = (SnakeBridge::new(Arc::clone(&life)), bare::session(&life, "s"));
+        assert_eq!(inside(&hold, call(&py)), "unknown_pool");
+        assert_eq!(inside(&hold, call(&py).session("s")), "unknown_pool");
+        assert_eq!(sessions(&life), ["s"]);
+        assert_eq!(code(call(&py)), "unknown_pool");
+        assert_eq!(sessions(&life).len(), 2);
+        // A tree of another bridge is nothing to this one.
+        let elsewhere = SnakeBridge::new(bare::bridge());
+        assert_eq!(inside(&hold, call(&elsewhere)), "unknown_pool");
+        assert_eq!(sessions(&life).len(), 2);
+    }
+
+    #[actix::test]
+    async fn the_end_of_its_session_starts_no_other_for_a_tree_and_is_told_when_nothing_is_left() {
+        let life = bare::bridge();
+        let (py, hold) = (SnakeBridge::new(Arc::clone(&life)), bare::session(&life, "s"));
+        let session = py.session("s");
+        let mut release = Box::pin(session.release());
+        // It has ended with the first poll; its actor has yet to hear of it.
+        assert!((&mut release).now_or_never().is_none());
+        for call in [call(&py), call(&py).session("s"), session.call("math", "sqrt", (4,))] {
+            assert_eq!(inside(&hold, call), "unknown_pool", "the tree's own session takes it");
+        }
+        assert!(sessions(&life).is_empty());
+        release.await.expect("the bridge runs");
+        assert_eq!(inside(&hold, call(&py)), "cancelled");
+    }
+
+    #[actix::test]
+    async fn a_bridge_that_stops_takes_the_calls_of_a_tree_and_no_others() {
+        let life = bare::bridge();
+        let (py, hold) = (SnakeBridge::new(Arc::clone(&life)), bare::session(&life, "s"));
+        Arc::clone(&life.core).stop();
+        assert_eq!(code(call(&py)), "shutting_down");
+        assert_eq!(inside(&hold, call(&py)), "unknown_pool");
+        assert_eq!(py.register("f", |(): ()| async { Ok(()) }).map_err(|error| error.code()), Err("shutting_down"));
+        py.shutdown().await.expect("there is nothing to stop");
+        assert_eq!(inside(&hold, call(&py)), "shutting_down");
     }
 }

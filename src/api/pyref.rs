@@ -15,10 +15,6 @@ use std::time::Duration;
 const SHORTEST_GRACE: Duration = Duration::from_millis(10);
 
 impl PyRef {
-    pub(crate) fn hold(&self) -> Arc<Hold> {
-        Arc::clone(self.owner()).as_any().downcast().expect("every ref of a bridge is owned by the hold of its session")
-    }
-
     pub(super) fn step(&self, step: Step, args: impl IntoArgs) -> Call {
         Call::on(self.clone(), self.hold(), step, args)
     }

@@ -2,6 +2,7 @@
 
 use super::call::{Call, CallFuture, Progress};
 use crate::actors::hold::Hold;
+use crate::actors::scope;
 use crate::error::{Crash, Error, Ran, Result};
 use crate::id::WorkerId;
 use crate::pickle::{Batch, BatchEnd};
@@ -143,7 +144,7 @@ impl<T: DeserializeOwned + Send + 'static> Stream for PyStream<T> {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<T>>> {
         let this = &mut *self;
         while let Some(source) = &mut this.source {
-            if source.hold.state.has_ended() {
+            if source.hold.state.has_ended() && !scope::is_inside(&source.hold) {
                 this.ready.clear();
                 let error = if source.hold.life.core.is_stopping() {
                     Error::ShuttingDown { ran: Ran::Yes }

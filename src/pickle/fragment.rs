@@ -3,14 +3,15 @@
 use super::opcode::{self, EMPTY_DICT, EMPTY_TUPLE, MARK, NONE, PROTO, SETITEMS, STOP, TUPLE, TUPLE1, TUPLE2, TUPLE3};
 use super::ser;
 use crate::error::ConvertError;
-use crate::value::PyRef;
+use crate::value::{Callback, PyRef};
 use serde::Serialize;
 
-/// Opcodes that leave exactly one object on the stack, and the refs among them, kept alive.
+/// Opcodes that leave exactly one object on the stack, and the refs and callbacks among them, kept alive.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Fragment {
     pub(super) bytes: Vec<u8>,
     pub(super) refs: Vec<PyRef>,
+    pub(super) callbacks: Vec<Callback>,
 }
 
 /// Values one behind the other, for a tuple: the positional arguments of a call.
@@ -20,11 +21,12 @@ pub(crate) struct Items {
     count: usize,
 }
 
-/// A whole pickle, and the refs in it, which must live until the call has ended.
+/// A whole pickle, and the refs and callbacks in it, which must live until the call has ended.
 #[derive(Clone, Debug)]
 pub(crate) struct Body {
     pub(crate) bytes: Vec<u8>,
     pub(crate) refs: Vec<PyRef>,
+    pub(crate) callbacks: Vec<Callback>,
 }
 
 /// Pickles an argument.
@@ -60,7 +62,8 @@ impl Items {
 
     /// A `tuple` of them, behind an object if there is one.
     pub(crate) fn into_tuple(self, first: Option<&PyRef>) -> Fragment {
-        let mut whole = Fragment { bytes: Vec::with_capacity(self.all.bytes.len() + 24), refs: self.all.refs };
+        let Fragment { bytes, refs, callbacks } = self.all;
+        let mut whole = Fragment { bytes: Vec::with_capacity(bytes.len() + 24), refs, callbacks };
         let count = self.count + usize::from(first.is_some());
         if count > 3 {
             whole.bytes.push(MARK);
@@ -69,7 +72,7 @@ impl Items {
             opcode::write_resolve(&mut whole.bytes, first.id().0);
             whole.refs.push(first.clone());
         }
-        whole.bytes.extend_from_slice(&self.all.bytes);
+        whole.bytes.extend_from_slice(&bytes);
         whole.bytes.push(tuple_of(count));
         whole
     }
@@ -88,19 +91,19 @@ fn tuple_of(count: usize) -> u8 {
 
 impl Fragment {
     pub(crate) fn none() -> Self {
-        Self { bytes: vec![NONE], refs: Vec::new() }
+        Self { bytes: vec![NONE], ..Self::default() }
     }
 
     pub(crate) fn of_ref(handle: &PyRef) -> Self {
         let mut bytes = Vec::new();
         opcode::write_resolve(&mut bytes, handle.id().0);
-        Self { bytes, refs: vec![handle.clone()] }
+        Self { bytes, refs: vec![handle.clone()], callbacks: Vec::new() }
     }
 
     /// A `tuple` of the items.
     pub(crate) fn tuple(items: impl IntoIterator<Item = Fragment>) -> Self {
         let items: Vec<_> = items.into_iter().collect();
-        let mut whole = Self { bytes: Vec::with_capacity(2 + Self::length(&items)), refs: Vec::new() };
+        let mut whole = Self { bytes: Vec::with_capacity(2 + Self::length(&items)), ..Self::default() };
         if items.len() > 3 {
             whole.bytes.push(MARK);
         }
@@ -112,7 +115,7 @@ impl Fragment {
 
     /// A `dict` of the entries; of two with the same key Python takes the later.
     pub(crate) fn dict<'a>(entries: impl IntoIterator<Item = (&'a str, Fragment)>) -> Self {
-        let mut whole = Self { bytes: vec![EMPTY_DICT, MARK], refs: Vec::new() };
+        let mut whole = Self { bytes: vec![EMPTY_DICT, MARK], ..Self::default() };
         for (key, value) in entries {
             opcode::write_str(&mut whole.bytes, key);
             whole.append(value);
@@ -130,12 +133,13 @@ impl Fragment {
     pub(crate) fn into_body(mut self) -> Body {
         self.bytes.splice(0..0, [PROTO, 5]);
         self.bytes.push(STOP);
-        Body { bytes: self.bytes, refs: self.refs }
+        Body { bytes: self.bytes, refs: self.refs, callbacks: self.callbacks }
     }
 
     fn append(&mut self, mut part: Fragment) {
         self.bytes.append(&mut part.bytes);
         self.refs.append(&mut part.refs);
+        self.callbacks.append(&mut part.callbacks);
     }
 
     fn length(items: &[Fragment]) -> usize {

@@ -3,7 +3,7 @@
 use super::fragment::Fragment;
 use super::narrow::{StrOf, refuse};
 use super::ser::{PickleError, to_fragment};
-use crate::error::{ConvertError, Ran};
+use crate::error::ConvertError;
 use crate::value::magic;
 use serde::ser::{Impossible, Serialize, SerializeMap, SerializeStruct, Serializer};
 
@@ -13,12 +13,10 @@ pub(super) fn to_keywords<T: Serialize + ?Sized>(value: &T) -> Result<Vec<(Strin
     match (value.serialize(&mut keywords), keywords.failed) {
         (Ok(()), _) => Ok(keywords.entries),
         (Err(_), Some(error)) => Err(error),
-        (Err(_), None) => Err(ConvertError {
-            path: String::new(),
-            expected: "a map or struct whose keys are str, for keyword arguments".to_owned(),
-            found: "something else".to_owned(),
-            ran: Ran::No,
-        }),
+        (Err(_), None) => Err(ConvertError::of_argument(
+            "a map or struct whose keys are str, for keyword arguments",
+            "something else",
+        )),
     }
 }
 

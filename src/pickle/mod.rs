@@ -26,6 +26,9 @@ pub(crate) use self::{
     shape::want_of,
 };
 
+#[expect(unused_imports, reason = "workers are told so how a function failed")]
+pub(crate) use self::exception::describe;
+
 use crate::error::{ConvertError, Error, PythonError, Ran};
 use crate::id::WorkerId;
 use crate::value::{self, Bytes, RefSource, Tree, Value, View};
@@ -53,7 +56,7 @@ impl DecodeError {
     }
 
     fn convert(expected: String, found: String) -> Self {
-        Self::Convert(ConvertError { path: String::new(), expected, found, ran: Ran::Yes })
+        Self::Convert(ConvertError::of_result(expected, found))
     }
 
     /// The error of the call. `Malformed` becomes `protocol`: the worker is to be killed.

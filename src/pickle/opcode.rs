@@ -3,7 +3,7 @@
 //! `worker_py/snakebridge_worker/codec.py` registers the same codes with `copyreg`. An extension
 //! code stands on the stack, then its arguments as a tuple, then `REDUCE`.
 
-use crate::value::Value;
+use crate::value::{HostFunction, Value};
 use chrono::{Datelike, NaiveDate, NaiveTime, Timelike};
 use num_bigint::BigInt;
 
@@ -75,6 +75,8 @@ pub(super) const EXT_DECIMAL: u8 = 0xfa;
 pub(super) const EXT_UUID: u8 = 0xfb;
 /// Both ways: `(re, im)`.
 pub(super) const EXT_COMPLEX: u8 = 0xfc;
+/// To the worker: `(id, want, name)`, a function of the host.
+pub(super) const EXT_CALLBACK: u8 = 0xfd;
 
 pub(super) fn write_int(out: &mut Vec<u8>, value: i64) {
     let bytes = value.to_le_bytes();
@@ -144,11 +146,23 @@ fn write_reduce(out: &mut Vec<u8>, code: u8, arguments: &[i64]) {
 
 pub(super) fn write_resolve(out: &mut Vec<u8>, id: u64) {
     out.extend([EXT1, EXT_RESOLVE]);
+    write_id(out, id);
+    out.extend([TUPLE1, REDUCE]);
+}
+
+pub(super) fn write_callback(out: &mut Vec<u8>, function: &dyn HostFunction) {
+    out.extend([EXT1, EXT_CALLBACK]);
+    write_id(out, function.id());
+    write_bytes(out, function.want());
+    write_str(out, function.name());
+    out.extend([TUPLE3, REDUCE]);
+}
+
+fn write_id(out: &mut Vec<u8>, id: u64) {
     match i64::try_from(id) {
         Ok(id) => write_int(out, id),
         Err(_) => write_big_int(out, &id.into()),
     }
-    out.extend([TUPLE1, REDUCE]);
 }
 
 /// A value that no serde method says, e.g. a date.

@@ -3,8 +3,8 @@
 use super::fragment::Fragment;
 use super::narrow::{BytesOf, SetPickler};
 use super::opcode::{self, *};
-use crate::error::{ConvertError, Ran};
-use crate::value::{PyRef, magic};
+use crate::error::ConvertError;
+use crate::value::{Callback, PyRef, magic};
 use serde::ser::{self, Serialize, Serializer};
 use std::fmt;
 
@@ -23,15 +23,16 @@ pub(super) fn to_fragment<T: Serialize + ?Sized>(value: &T) -> Result<Fragment, 
 /// As `to_fragment`; what was there stays as it was.
 pub(super) fn append<T: Serialize + ?Sized>(to: &mut Fragment, value: &T) -> Result<(), ConvertError> {
     let _room = magic::Room::open();
-    let (bytes, refs) = (to.bytes.len(), to.refs.len());
-    let (out, held) = (std::mem::take(&mut to.bytes), std::mem::take(&mut to.refs));
-    let mut pickler = Pickler { out, refs: held, ..Pickler::default() };
+    let lengths = (to.bytes.len(), to.refs.len(), to.callbacks.len());
+    let Fragment { bytes: out, refs, callbacks } = std::mem::take(to);
+    let mut pickler = Pickler { out, refs, callbacks, ..Pickler::default() };
     let outcome = value.serialize(&mut pickler).map_err(|error| error.into_convert(pickler.rendered_path()));
-    let Pickler { out, refs: held, .. } = pickler;
-    (to.bytes, to.refs) = (out, held);
+    let Pickler { out, refs, callbacks, .. } = pickler;
+    *to = Fragment { bytes: out, refs, callbacks };
     if outcome.is_err() {
-        to.bytes.truncate(bytes);
-        to.refs.truncate(refs);
+        to.bytes.truncate(lengths.0);
+        to.refs.truncate(lengths.1);
+        to.callbacks.truncate(lengths.2);
     }
     outcome
 }
@@ -49,7 +50,7 @@ impl PickleError {
     }
 
     pub(super) fn into_convert(self, path: String) -> ConvertError {
-        ConvertError { path, expected: self.expected, found: self.found, ran: Ran::No }
+        ConvertError { path, ..ConvertError::of_argument(self.expected, self.found) }
     }
 }
 
@@ -78,6 +79,7 @@ enum Segment {
 pub(super) struct Pickler {
     out: Vec<u8>,
     refs: Vec<PyRef>,
+    callbacks: Vec<Callback>,
     path: Vec<Segment>,
     depth: usize,
     /// Inside what Python will hash: a key, or an item of a set.
@@ -334,6 +336,13 @@ impl<'a> Serializer for &'a mut Pickler {
                     .ok_or_else(|| PickleError::new("a ref of this call", "a ticket of another"))?;
                 opcode::write_resolve(&mut self.out, handle.id().0);
                 self.refs.push(handle);
+                Ok(())
+            }
+            magic::CALLBACK => {
+                let callback = magic::collect_callback(&value.serialize(BytesOf)?)
+                    .ok_or_else(|| PickleError::new("a callback of this call", "a ticket of another"))?;
+                opcode::write_callback(&mut self.out, callback.function());
+                self.callbacks.push(callback);
                 Ok(())
             }
             magic::OPCODES => {

@@ -142,7 +142,7 @@ impl<'de, N: Tree<'de>> Deserializer<'de> for De<'_, N> {
     natural! {
         deserialize_any deserialize_bool deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64
         deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64 deserialize_char deserialize_str
-        deserialize_string deserialize_bytes deserialize_byte_buf deserialize_unit
+        deserialize_string deserialize_bytes deserialize_byte_buf
     }
 
     fn deserialize_i128<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DeError> {
@@ -189,8 +189,16 @@ impl<'de, N: Tree<'de>> Deserializer<'de> for De<'_, N> {
         }
     }
 
+    fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DeError> {
+        match self.node.view() {
+            // What `()` is in Rust; and what a function that takes no arguments is called with.
+            View::Seq(SeqKind::Tuple, items) if items.len() == 0 => visitor.visit_unit(),
+            _ => self.natural(visitor),
+        }
+    }
+
     fn deserialize_unit_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, DeError> {
-        self.natural(visitor)
+        self.deserialize_unit(visitor)
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, DeError> {

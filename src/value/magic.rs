@@ -1,13 +1,13 @@
-//! How `PyRef` and `Value` pass through serde, which knows neither.
+//! How `PyRef`, `Value` and `Callback` pass through serde, which knows none of them.
 //!
 //! They call `serialize_newtype_struct` and `deserialize_newtype_struct` with a name that only our
 //! own formats know. The object itself is deposited in a thread-local room that such a format opens
 //! for the time of its work; through serde goes a *ticket*: bytes that name the place in the room.
 //! Bytes survive being buffered (untagged enums, `flatten`), and a number made at random when the
 //! program starts keeps data from being mistaken for a ticket. Without an open room (JSON, say) a
-//! ref is an error.
+//! ref or a callback is an error.
 
-use super::{PyRef, Value};
+use super::{Callback, PyRef, Value};
 use serde::de::{self, Deserializer, Visitor};
 use serde::ser::{Error, Serialize, Serializer};
 use std::cell::RefCell;
@@ -16,6 +16,8 @@ use std::sync::OnceLock;
 
 /// A ref; inside is its ticket.
 pub(crate) const REF: &str = "$snakebridge::ref";
+/// A callback; inside is its ticket.
+pub(crate) const CALLBACK: &str = "$snakebridge::callback";
 /// A `Value` is asked for; inside is a ticket, or anything.
 pub(crate) const VALUE: &str = "$snakebridge::value";
 /// Opcodes that are ready to be sent; inside are bytes.
@@ -27,12 +29,18 @@ pub(crate) const FROZEN_SET: &str = "$snakebridge::frozenset";
 
 const TICKET_LEN: usize = 24;
 
+/// What is deposited.
+enum Item {
+    Value(Value),
+    Callback(Callback),
+}
+
 thread_local! {
-    static ROOM: RefCell<Option<Vec<Value>>> = const { RefCell::new(None) };
+    static ROOM: RefCell<Option<Vec<Item>>> = const { RefCell::new(None) };
 }
 
 /// The thread's room, open until this is dropped; rooms nest.
-pub(crate) struct Room(Option<Vec<Value>>);
+pub(crate) struct Room(Option<Vec<Item>>);
 
 impl Room {
     pub(crate) fn open() -> Self {
@@ -63,29 +71,31 @@ fn nonce() -> &'static [u8; 16] {
     })
 }
 
-/// Puts a value into the room. `None` if no room is open.
-pub(crate) fn deposit(value: Value) -> Option<[u8; TICKET_LEN]> {
+/// Puts something into the room. `None` if no room is open.
+fn deposit(item: Item) -> Option<[u8; TICKET_LEN]> {
     ROOM.with_borrow_mut(|room| {
         let room = room.as_mut()?;
         let mut ticket = [0; TICKET_LEN];
         ticket[..16].copy_from_slice(nonce());
         ticket[16..].copy_from_slice(&(room.len() as u64).to_ne_bytes());
-        room.push(value);
+        room.push(item);
         Some(ticket)
     })
 }
 
-/// Looks up what a ticket names. A ref stays, since a buffered ticket may be read twice; any other
-/// value is handed over.
-pub(crate) fn collect(ticket: &[u8]) -> Option<Value> {
+fn look_up<T>(ticket: &[u8], read: impl FnOnce(&mut Item) -> Option<T>) -> Option<T> {
     let place = ticket.strip_prefix(nonce().as_slice())?;
     let place = usize::try_from(u64::from_ne_bytes(place.try_into().ok()?)).ok()?;
-    ROOM.with_borrow_mut(|room| {
-        let value = room.as_mut()?.get_mut(place)?;
-        Some(match value {
-            Value::Ref(_) | Value::Stream(_) => value.clone(),
-            value => std::mem::replace(value, Value::None),
-        })
+    ROOM.with_borrow_mut(|room| read(room.as_mut()?.get_mut(place)?))
+}
+
+/// Looks up the value that a ticket names. A ref stays, since a buffered ticket may be read twice; any
+/// other value is handed over.
+pub(crate) fn collect(ticket: &[u8]) -> Option<Value> {
+    look_up(ticket, |item| match item {
+        Item::Value(value @ (Value::Ref(_) | Value::Stream(_))) => Some(value.clone()),
+        Item::Value(value) => Some(std::mem::replace(value, Value::None)),
+        Item::Callback(_) => None,
     })
 }
 
@@ -94,6 +104,13 @@ pub(crate) fn collect_ref(ticket: &[u8]) -> Option<PyRef> {
         Value::Ref(handle) | Value::Stream(handle) => Some(handle),
         _ => None,
     }
+}
+
+pub(crate) fn collect_callback(ticket: &[u8]) -> Option<Callback> {
+    look_up(ticket, |item| match item {
+        Item::Callback(callback) => Some(callback.clone()),
+        Item::Value(_) => None,
+    })
 }
 
 /// Bytes that are written as bytes, not as a list.
@@ -106,10 +123,20 @@ impl Serialize for Raw<'_> {
 }
 
 pub(super) fn serialize_ref<S: Serializer>(handle: &PyRef, serializer: S) -> Result<S::Ok, S::Error> {
-    match deposit(Value::Ref(handle.clone())) {
+    match deposit(Item::Value(Value::Ref(handle.clone()))) {
         Some(ticket) => serializer.serialize_newtype_struct(REF, &Raw(&ticket)),
         None => Err(S::Error::custom(format_args!(
             "{handle:?} stays in Python: a PyRef can be an argument or a result of a call, and nothing else"
+        ))),
+    }
+}
+
+pub(super) fn serialize_callback<S: Serializer>(callback: &Callback, serializer: S) -> Result<S::Ok, S::Error> {
+    match deposit(Item::Callback(callback.clone())) {
+        Some(ticket) => serializer.serialize_newtype_struct(CALLBACK, &Raw(&ticket)),
+        None => Err(S::Error::custom(format_args!(
+            "{callback:?} is a function of this process: a Callback can be an argument of a call, or in what a \
+             callback returns, and nothing else"
         ))),
     }
 }
@@ -123,7 +150,7 @@ pub(crate) struct TicketDe<E> {
 impl<E> TicketDe<E> {
     /// `None` if no room is open.
     pub(crate) fn deposit(value: Value) -> Option<Self> {
-        Some(Self { ticket: deposit(value)?, error: std::marker::PhantomData })
+        Some(Self { ticket: deposit(Item::Value(value))?, error: std::marker::PhantomData })
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod build;
 mod bytes;
+mod callback;
 mod compare;
 mod de;
 mod dict;
@@ -16,6 +17,8 @@ mod ser;
 mod view;
 
 pub use self::bytes::Bytes;
+pub use self::callback::Callback;
+pub(crate) use self::callback::HostFunction;
 pub use self::dict::Dict;
 pub(crate) use self::iso::delta_parts;
 pub use self::pyref::PyRef;

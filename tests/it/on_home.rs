@@ -188,3 +188,23 @@ async fn a_task_that_it_spawns_is_outside_and_waits() {
     within("the call", session.call("os", "getpid", ()).timeout(SOON).discard()).await.unwrap();
     py.shutdown().await.unwrap();
 }
+
+#[actix::test]
+async fn what_it_calls_on_a_bridge_is_of_its_session_in_the_new_home() {
+    let py = start([pool("p", 1), pool("q", 2)]).await;
+    let weak = py.downgrade();
+    let options = SessionOptions::new().on_home(move |session| {
+        let py = weak.upgrade().expect("the bridge runs");
+        async move {
+            py.exec("import os; ready = os.getpid()").await?;
+            let object = py.call("builtins", "object", ()).into_ref().await?;
+            assert_eq!(object.session(), session.id());
+            Ok(())
+        }
+    });
+    let session = py.session_with("a", options);
+    let ready: u32 = within("an answer", session.eval("ready").pool("q").extract()).await.unwrap();
+    let home = session.home("q").await;
+    assert!(py.workers().await.iter().any(|worker| worker.pid == ready && Some(&worker.id) == home.as_ref()));
+    py.shutdown().await.unwrap();
+}

@@ -26,8 +26,8 @@ impl SessionActor {
 impl Work {
     pub(super) fn outcome_of_call(&self, request: &Request) -> String {
         match self.ending {
-            Some(_) => "refused: the session has ended".to_owned(),
-            None => match request.purpose {
+            Some(_) if request.tree.is_none() => "refused: the session has ended".to_owned(),
+            Some(_) | None => match request.purpose {
                 Purpose::Call => format!("asks pool {}", request.pool),
                 Purpose::Opening => format!("asks pool {}, to open a stream", request.pool),
                 Purpose::Rebuilding { under } => {

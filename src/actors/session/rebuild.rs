@@ -3,7 +3,7 @@
 use super::{Grant, SessionActor, refuse, send};
 use crate::actors::pool::{LeaseReturned, RebuildFailed, Rebuilt};
 use crate::actors::request::Request;
-use crate::actors::scope::{Scope, Scoped};
+use crate::actors::scope::{NewHome, Scope, Scoped, Tree};
 use crate::error::{Error, Ran};
 use crate::id::CallId;
 use crate::rules::pool::Refusal;
@@ -37,8 +37,15 @@ impl SessionActor {
     pub(super) fn rebuild(&mut self, request: Box<Request>, grant: Grant, ctx: &mut Context<Self>) {
         let call = request.call;
         let hold = Arc::clone(&request.hold);
-        let scope = Scope { session: hold.key().clone(), pool: request.pool.clone(), call };
         let (deadline, timeout) = (request.deadline, request.timeout.unwrap_or_default());
+        let scope = Scope {
+            tree: Tree {
+                root: request.tree.unwrap_or(call),
+                hold: Arc::clone(&hold),
+                deadline: deadline.map(|deadline| (deadline, timeout)),
+            },
+            rebuilds: Some(NewHome { session: hold.key().clone(), pool: request.pool.clone(), call }),
+        };
         let on_home = self.state.on_home.clone();
         let run = async move {
             match on_home {

@@ -184,6 +184,7 @@ fn the_pools_share_of_a_call() {
         session: session.clone(),
         purpose: Purpose::Call,
         rebuilds: false,
+        tree: None,
         affinity: None,
         pinned_to: None,
         uses_namespace: false,

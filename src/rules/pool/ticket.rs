@@ -71,6 +71,9 @@ pub(crate) struct Ticket {
     pub(crate) purpose: Purpose,
     /// The session makes each new home ready before the call that sets it.
     pub(crate) rebuilds: bool,
+    /// The root call of the tree that it was made in: see the module's head.
+    #[expect(dead_code, reason = "the rules are to read it")]
+    pub(crate) tree: Option<CallId>,
     /// Of the call; else the pool's.
     pub(crate) affinity: Option<Affinity>,
     /// The worker that holds the refs which the call carries.

@@ -221,6 +221,7 @@ impl Desk {
                     () => Purpose::Call,
                 },
                 rebuilds: options.is_set("rebuilds"),
+                tree: None,
                 affinity: options.affinity(),
                 pinned_to: options.value("refs").map(|text| worker(&text)),
                 uses_namespace: options.is_set("namespace"),

@@ -38,7 +38,7 @@ impl DeError {
         if let Some(why) = why {
             found = format!("{found} ({why})");
         }
-        ConvertError { path: path.unwrap_or_default(), expected, found, ran }
+        ConvertError { path: path.unwrap_or_default(), expected, found, ran, function: None }
     }
 }
 

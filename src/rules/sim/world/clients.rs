@@ -106,6 +106,7 @@ impl World {
             purpose,
             // A trait of the session.
             rebuilds: session.is_multiple_of(3),
+            tree: None,
             affinity: Some(affinity),
             pinned_to,
             uses_namespace,
