@@ -614,7 +614,7 @@ impl SnakeBridge {
     /// call's session. All this holds for calls first polled by the function's own future: a task that
     /// it spawns is outside.
     ///
-    /// It runs on the thread of the pool: what takes long without awaiting belongs on a thread of its own
+    /// It runs on the thread that the pool lives on: what takes long without awaiting belongs on a thread of its own
     /// (`tokio::task::spawn_blocking`). Calls of it run side by side if they come from several workers.
     ///
     /// The bridge keeps the function until [`unregister`](Self::unregister), or its stop. It does not keep

@@ -207,7 +207,8 @@ impl<R> Call<R> {
     }
 
     /// The session. Default: the `Session` it is made on, else that of the refs that it carries,
-    /// else the automatic session of its handle.
+    /// else the automatic session of its handle; inside a callback or an `on_home`, that of the call
+    /// which this was made for.
     ///
     /// ```
     /// # #[actix::main]
@@ -226,7 +227,9 @@ impl<R> Call<R> {
     /// How long it may take, its wait included. Default: as its pool says.
     ///
     /// When it has passed the caller gets `Timeout`. A call that had not begun never will; one that
-    /// had is given `cancel_grace` more, and then its worker is killed and replaced.
+    /// had is given `cancel_grace` more, and then its worker is killed and replaced. A call that is made
+    /// inside a callback or an `on_home` ends by the deadline of the call which this was made for, if that
+    /// is earlier.
     ///
     /// ```
     /// # #[actix::main]

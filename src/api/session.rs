@@ -78,10 +78,10 @@ impl SessionOptions {
     /// there. Default: nothing.
     ///
     /// What it calls in its session, in that pool, runs in the new home before the session's other calls,
-    /// which wait (those that must not wait get `WorkerBusy`); a task that it spawns is one of the others. It
-    /// counts against the deadline of the call that set the home. If it fails, panics or its worker dies, that
-    /// call gets [`Error::OnHome`] or `SessionWorkerUnavailable`, and never begins; the home is forgotten, and
-    /// the next call tries again.
+    /// which wait (those that must not wait get `WorkerBusy`); a task that it spawns is one of the others. A
+    /// call on a bridge handle that names no session is in its session too. It counts against the deadline of
+    /// the call that set the home. If it fails, panics or its worker dies, that call gets [`Error::OnHome`] or
+    /// `SessionWorkerUnavailable`, and never begins; the home is forgotten, and the next call tries again.
     ///
     /// ```
     /// # #[actix::main]

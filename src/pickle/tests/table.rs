@@ -233,6 +233,7 @@ fn extract_takes_objects_by_value_as_the_type_asks() {
         assert_eq!(p.extract("2**127"), Ok(1_u128 << 127));
         assert_eq!(p.extract("3"), Ok(3.0));
         assert_eq!(p.extract("None"), Ok(()));
+        assert_eq!(p.extract("()"), Ok(()));
         let place: Place = p.extract("Point(1, 2.0, path=pathlib.PurePosixPath('.'))").expect("a field as a ref");
         assert_eq!((place.x, place.path.type_name()), (1, "PurePosixPath"));
         let point: HashMap<String, Value> = p.extract("Point(1, 2.0, path=Color.RED)").expect("fields as values");
@@ -293,6 +294,8 @@ fn what_does_not_fit_is_named_with_its_place() {
             "expected a sequence of length 2, found tuple of length 3",
         ),
         ("{1, 2}", |p, e| p.extract::<(u8, u8)>(e).err(), "a sequence of length 2, in order"),
+        ("(None,)", |p, e| p.extract::<()>(e).err(), "result: expected unit, found tuple of length 1"),
+        ("[]", |p, e| p.extract::<()>(e).err(), "result: expected unit, found list of length 0"),
         ("cycle()", |p, e| p.value(e).err(), "a cycle"),
         ("(lambda t: t[0].append(t) or t)(([],))", |p, e| p.value(e).err(), "a cycle"),
         ("deep(401)", |p, e| p.value(e).err(), "nesting"),
