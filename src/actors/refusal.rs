@@ -23,6 +23,7 @@ pub(crate) fn error(refusal: Refusal, request: &Request) -> Error {
             )
             .into(),
         },
+        Refusal::WouldDeadlock => Error::WouldDeadlock { session, pool },
         Refusal::RebuildFailed => Error::internal("the on_home of its session did not end", Ran::No),
         Refusal::Cancelled => Error::Cancelled { why: format!("session {session} was released").into(), ran: Ran::No },
         Refusal::ShuttingDown => Error::ShuttingDown { ran: Ran::No },
@@ -40,6 +41,7 @@ pub(crate) fn code(refusal: &Refusal) -> &'static str {
         Refusal::Timeout { .. } => "timeout",
         Refusal::RefLost { .. } => "ref_lost",
         Refusal::NamespaceElsewhere { .. } => "refs_on_different_workers",
+        Refusal::WouldDeadlock => "would_deadlock",
         Refusal::RebuildFailed => "on_home failed",
         Refusal::Cancelled => "cancelled",
         Refusal::ShuttingDown => "shutting_down",

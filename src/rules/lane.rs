@@ -11,6 +11,11 @@
 //!
 //! The lane does not know bodies, sockets or pages, and does not decide what becomes of a call that
 //! was taken back: that is the pool's.
+//!
+//! While a call waits for a callback, its thread runs the calls of its tree that are sent to it, *nested*,
+//! on top of it. These overtake what was sent to the entry before, so they have a *begun* word of their
+//! own; among themselves they begin in the order sent. One whose tree has no call here any more is sent as
+//! any other.
 
 use crate::id::{CallId, SessionKey};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -21,6 +26,28 @@ use std::time::{Duration, Instant};
 pub(crate) struct Sent {
     pub(crate) seq: u64,
     pub(crate) entry: u32,
+    /// On top of a call of its tree.
+    pub(crate) nested: bool,
+}
+
+/// A request that was granted.
+#[derive(Clone, Debug)]
+pub(crate) struct Granted {
+    pub(crate) call: CallId,
+    pub(crate) session: SessionKey,
+    /// Of the call whose callback made it.
+    pub(crate) tree: Option<CallId>,
+    /// The call of its tree that it is to run on top of.
+    pub(crate) on: Option<CallId>,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// The *begun* words of an entry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Begun {
+    pub(crate) plain: u64,
+    pub(crate) nested: u64,
 }
 
 /// A call that the worker has answered. Its lease is over: the pool is told before the caller.
@@ -41,6 +68,8 @@ pub(crate) enum Violation {
     RepliedThoughRevoked { seq: u64 },
     /// A call was passed that nobody had revoked.
     PassedUnasked { seq: u64 },
+    /// A call that waits for a callback asked for another, or was answered.
+    WaitsAlready { seq: u64 },
 }
 
 /// What a caller is told while its call is still open here.
@@ -76,9 +105,11 @@ pub(crate) enum LaneAction {
     /// Write the call's revoke word, `membarrier`, read the entry's begun word: `handle_revocation`.
     /// Where the word stands for another call that [`is_revoked`](Lane::is_revoked), leave it, and
     /// take the call for begun.
-    Revoke { seq: u64, entry: u32 },
+    Revoke { seq: u64, entry: u32, nested: bool },
     /// Answer the caller now; the lease stays open.
     Answer { call: CallId, verdict: Verdict },
+    /// Drop the callback that the call waits for, and have the call cancelled where it waits.
+    DropCallback { seq: u64, call: CallId },
     /// It never begins: its body goes back to its session, then the pool is told.
     TakenBack { call: CallId },
     /// It seems to have begun: tell the pool.
@@ -98,6 +129,10 @@ struct InFlight {
     call: CallId,
     session: SessionKey,
     entry: u32,
+    nested: bool,
+    tree: CallId,
+    /// It waits for a callback.
+    waits: bool,
     deadline: Option<(Instant, Duration)>,
     stage: Stage,
 }
@@ -167,27 +202,53 @@ impl Lane {
     }
 
     /// A granted request has come; none if it was taken back before, and is not to be sent.
-    pub(crate) fn handle_granted(
-        &mut self,
-        call: CallId,
-        session: SessionKey,
-        deadline: Option<Instant>,
-        timeout: Option<Duration>,
-    ) -> Option<Sent> {
+    pub(crate) fn handle_granted(&mut self, granted: Granted) -> Option<Sent> {
+        let Granted { call, session, tree, on, deadline, timeout } = granted;
         if self.awaited.remove(&call) {
             self.actions.extend([LaneAction::TakenBack { call }, LaneAction::Passed { call }]);
             return None;
         }
         self.last_seq += 1;
         let seq = self.last_seq;
-        let entry = self.seat(&session);
+        let (entry, nested) = self.seat(&session, tree, on);
         if let Some(at) = deadline {
             self.timers.insert((at, seq));
         }
         let deadline = deadline.map(|at| (at, timeout.unwrap_or_default()));
         self.seqs.insert(call, seq);
-        self.open.insert(seq, InFlight { call, session, entry, deadline, stage: Stage::Sent });
-        Some(Sent { seq, entry })
+        let tree = tree.unwrap_or(call);
+        let sent = InFlight { call, session, entry, nested, tree, waits: false, deadline, stage: Stage::Sent };
+        self.open.insert(seq, sent);
+        Some(Sent { seq, entry, nested })
+    }
+
+    /// The call wants a callback, and waits for it. `Ok(None)`: it is cancelled, and so is the callback.
+    ///
+    /// # Errors
+    /// No such call runs there: kill the worker.
+    pub(crate) fn handle_callback(&mut self, seq: u64) -> Result<Option<CallId>, Violation> {
+        let call = self.open.get_mut(&seq).ok_or(Violation::NotOpen { seq })?;
+        match call.stage {
+            Stage::Revoked(_) => Err(Violation::RepliedThoughRevoked { seq }),
+            _ if call.waits => Err(Violation::WaitsAlready { seq }),
+            // Its caller was answered, or is about to be.
+            Stage::Overdue { .. } | Stage::Revoking(Wish::Caller | Wish::Deadline) => Ok(None),
+            Stage::Sent | Stage::Revoking(Wish::Pool) | Stage::Kept => {
+                call.waits = true;
+                Ok(Some(call.call))
+            }
+        }
+    }
+
+    /// The callback is over; false if the call does not wait for it any more.
+    #[must_use]
+    pub(crate) fn handle_callback_over(&mut self, seq: u64) -> bool {
+        self.open.get_mut(&seq).is_some_and(|call| std::mem::replace(&mut call.waits, false))
+    }
+
+    /// The entry of an open call.
+    pub(crate) fn entry_of(&self, seq: u64) -> Option<u32> {
+        self.open.get(&seq).map(|call| call.entry)
     }
 
     /// The worker has answered.
@@ -196,6 +257,9 @@ impl Lane {
     /// No such answer was due: kill the worker.
     pub(crate) fn handle_reply(&mut self, seq: u64) -> Result<Replied, Violation> {
         let call = self.open.get(&seq).ok_or(Violation::NotOpen { seq })?;
+        if call.waits {
+            return Err(Violation::WaitsAlready { seq });
+        }
         let is_awaited = match call.stage {
             Stage::Sent | Stage::Revoking(Wish::Pool | Wish::Deadline) | Stage::Kept => true,
             Stage::Revoking(Wish::Caller) | Stage::Overdue { .. } => false,
@@ -301,10 +365,11 @@ impl Lane {
     }
 
     /// The exit was seen and the socket read to its end; `begun` are the page's words, by entry.
-    pub(crate) fn handle_exit(&mut self, begun: &[u64]) -> Death {
+    pub(crate) fn handle_exit(&mut self, begun: &[Begun]) -> Death {
         let mut death = Death::default();
         for (seq, call) in std::mem::take(&mut self.open) {
-            let began = begun.get(call.entry as usize).is_some_and(|begun| *begun >= seq);
+            let begun = begun.get(call.entry as usize).copied().unwrap_or_default();
+            let began = if call.nested { begun.nested } else { begun.plain } >= seq;
             match call.stage {
                 // Its body went back when it was taken back.
                 Stage::Revoked(Wish::Pool) => {}
@@ -382,8 +447,8 @@ impl Lane {
     fn revoke(&mut self, seq: u64, wish: Wish) {
         let Some(call) = self.open.get_mut(&seq).filter(|call| call.stage == Stage::Sent) else { return };
         call.stage = Stage::Revoking(wish);
-        let entry = call.entry;
-        self.actions.push_back(LaneAction::Revoke { seq, entry });
+        let (entry, nested) = (call.entry, call.nested);
+        self.actions.push_back(LaneAction::Revoke { seq, entry, nested });
     }
 
     fn answer_timeout(&mut self, seq: u64) {
@@ -398,6 +463,9 @@ impl Lane {
         let Some(call) = self.open.get_mut(&seq) else { return };
         call.stage = Stage::Overdue { dies_at, grace: Grace::First };
         self.timers.insert((dies_at, seq));
+        if std::mem::replace(&mut call.waits, false) {
+            self.actions.push_back(LaneAction::DropCallback { seq, call: call.call });
+        }
     }
 
     fn kill(&mut self, seq: u64, grace: Grace, now: Instant) {
@@ -419,20 +487,31 @@ impl Lane {
         }
     }
 
-    /// The entry of the session's open calls, else one with the fewest.
-    fn seat(&mut self, session: &SessionKey) -> u32 {
-        if let [only] = &mut self.entries[..] {
-            *only += 1;
-            return 0;
+    /// The entry of the session's open calls, else one with the fewest; and whether the call goes on top
+    /// there, as it has to where a call of its tree stands: behind that it would never begin.
+    fn seat(&mut self, session: &SessionKey, tree: Option<CallId>, on: Option<CallId>) -> (u32, bool) {
+        let of_tree = |lane: &Self, entry: u32| {
+            tree.is_some_and(|tree| lane.open.values().any(|call| call.tree == tree && call.entry == entry))
+        };
+        if self.entries.len() == 1 {
+            self.entries[0] += 1;
+            return (0, of_tree(self, 0));
         }
-        let entries = &self.entries;
-        let (entry, calls) = self.seats.entry(session.clone()).or_insert_with(|| {
-            let emptiest = (0..).zip(entries).min_by_key(|(_, calls)| **calls).map_or(0, |(entry, _)| entry);
-            (emptiest, 0)
+        // The call that it was to be on top of may be over, and another of the tree still stand there.
+        let base = on.and_then(|on| {
+            let base = self.seqs.get(&on).and_then(|seq| self.open.get(seq));
+            let last = || self.open.values().rev().find(|call| Some(call.tree) == tree);
+            base.or_else(last).map(|call| call.entry)
         });
-        *calls += 1;
-        self.entries[*entry as usize] += 1;
-        *entry
+        let seat = || self.seats.get(session).map(|(entry, _)| *entry);
+        let entry = base.or_else(seat).unwrap_or_else(|| {
+            let emptiest = (0..).zip(&self.entries).min_by_key(|(_, calls)| **calls);
+            emptiest.map_or(0, |(entry, _)| entry)
+        });
+        // A session may have calls on top in one entry, and others elsewhere: the first says where the next go.
+        self.seats.entry(session.clone()).or_insert((entry, 0)).1 += 1;
+        self.entries[entry as usize] += 1;
+        (entry, of_tree(self, entry))
     }
 
     fn close(&mut self, seq: u64) -> InFlight {

@@ -7,6 +7,10 @@
 
 /// Notes in test builds that a row of a table was reached; the simulation fails for a row that never was.
 macro_rules! reach {
+    ($event:expr) => {
+        #[cfg(test)]
+        crate::rules::sim::reach::hit($event.to_owned());
+    };
     ($row:expr, $affinity:expr) => {
         #[cfg(test)]
         crate::rules::sim::reach::hit(format!("{} / {}", $row, $affinity));

@@ -7,8 +7,8 @@ const GRACE: Duration = Duration::from_secs(2);
 #[test]
 fn numbers_rise_by_one_from_one_and_a_reply_closes_its_call() {
     let mut desk = Desk::new(1);
-    assert_eq!(desk.grant(7, 1), Some(Sent { seq: 1, entry: 0 }));
-    assert_eq!(desk.grant(8, 2), Some(Sent { seq: 2, entry: 0 }));
+    assert_eq!(desk.grant(7, 1), Some(sent(1, 0)));
+    assert_eq!(desk.grant(8, 2), Some(sent(2, 0)));
     let replied = desk.lane.handle_reply(1).expect("it is open");
     assert_eq!((replied.call, replied.is_awaited), (CallId(7), true));
     assert_eq!(desk.lane.open(), 1);
@@ -47,7 +47,7 @@ fn a_call_is_taken_back_exactly_if_its_entry_has_not_begun_it() {
     desk.grant(1, 1);
     desk.grant(2, 2);
     desk.lane.take_back(CallId(2));
-    assert_eq!(desk.actions(), [LaneAction::Revoke { seq: 2, entry: 0 }]);
+    assert_eq!(desk.actions(), [LaneAction::Revoke { seq: 2, entry: 0, nested: false }]);
     desk.lane.handle_revocation(2, 1, desk.now);
     assert_eq!(desk.actions(), [LaneAction::TakenBack { call: CallId(2) }]);
     desk.lane.handle_passed(2).expect("it was revoked");
@@ -85,7 +85,7 @@ fn a_take_back_that_comes_before_its_request_keeps_it_from_being_sent() {
     assert_eq!(desk.actions(), [LaneAction::TakenBack { call: CallId(1) }, LaneAction::Passed { call: CallId(1) }]);
     desk.lane.take_back(CallId(2));
     desk.lane.drop_take_back(CallId(2));
-    assert_eq!(desk.grant(2, 1), Some(Sent { seq: 1, entry: 0 }));
+    assert_eq!(desk.grant(2, 1), Some(sent(1, 0)));
 }
 
 #[test]
@@ -94,12 +94,12 @@ fn a_call_may_come_again_while_its_first_number_is_yet_to_be_passed() {
     desk.grant(1, 1);
     desk.lane.take_back(CallId(1));
     desk.lane.handle_revocation(1, 0, desk.now);
-    assert_eq!(desk.grant(1, 1), Some(Sent { seq: 2, entry: 0 }));
+    assert_eq!(desk.grant(1, 1), Some(sent(2, 0)));
     desk.actions();
     desk.lane.handle_passed(1).expect("it was revoked");
     assert_eq!(desk.actions(), [LaneAction::Passed { call: CallId(1) }]);
     desk.lane.take_back(CallId(1));
-    assert_eq!(desk.actions(), [LaneAction::Revoke { seq: 2, entry: 0 }]);
+    assert_eq!(desk.actions(), [LaneAction::Revoke { seq: 2, entry: 0, nested: false }]);
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn at_its_deadline_a_call_that_has_not_begun_is_answered_no_and_its_lease_ends_w
     let mut desk = Desk::new(1);
     desk.grant_for(1, 1, Duration::from_secs(1));
     desk.pass_time(Duration::from_secs(1));
-    assert_eq!(desk.actions(), [LaneAction::Revoke { seq: 1, entry: 0 }]);
+    assert_eq!(desk.actions(), [LaneAction::Revoke { seq: 1, entry: 0, nested: false }]);
     desk.lane.handle_revocation(1, 0, desk.now);
     assert_eq!(desk.actions(), [timed_out(1, false)]);
     desk.lane.handle_passed(1).expect("it was revoked");
@@ -160,7 +160,7 @@ fn a_caller_that_gives_up_before_the_call_began_keeps_it_from_beginning() {
     desk.lane.cancel(CallId(1), desk.now);
     desk.lane.handle_revocation(1, 0, desk.now);
     let answer = LaneAction::Answer { call: CallId(1), verdict: Verdict::Cancelled { began: false } };
-    assert_eq!(desk.actions(), [LaneAction::Revoke { seq: 1, entry: 0 }, answer]);
+    assert_eq!(desk.actions(), [LaneAction::Revoke { seq: 1, entry: 0, nested: false }, answer]);
     desk.lane.cancel(CallId(99), desk.now);
     assert_eq!(desk.actions(), []);
 }
@@ -198,7 +198,7 @@ fn a_death_is_judged_by_the_begun_word_of_each_entry() {
         desk.grant(call, session);
     }
     // On entry 0 stand 1 and 3, on entry 1 stand 2 and 4.
-    let death = desk.lane.handle_exit(&[3, 2]);
+    let death = desk.lane.handle_exit(&[plain(3), plain(2)]);
     assert_eq!(death.crashed, [CallId(1), CallId(2), CallId(3)]);
     assert_eq!(death.over, death.crashed);
     assert_eq!(death.returned, [CallId(4)]);
@@ -218,9 +218,76 @@ fn a_death_tells_nobody_twice() {
     desk.lane.handle_revocation(2, 1, desk.now);
     desk.lane.take_back(CallId(3));
     desk.lane.handle_revocation(3, 1, desk.now);
-    let death = desk.lane.handle_exit(&[1]);
+    let death = desk.lane.handle_exit(&[plain(1)]);
     assert_eq!(death.over, [CallId(1), CallId(2)]);
     assert_eq!((death.crashed, death.returned), (vec![], vec![CallId(4)]));
+}
+
+#[test]
+fn a_call_of_a_tree_goes_on_top_at_the_entry_where_its_tree_stands() {
+    let mut desk = Desk::new(3);
+    desk.grant(1, 1);
+    desk.grant(2, 2);
+    assert_eq!(desk.callback(2), Some(CallId(2)));
+    assert_eq!(desk.nest(3, 7, 2), Some(on_top(3, 1)));
+    // Also one that was granted room: behind the one that waits for it, it would never begin.
+    let granted = Granted { tree: Some(CallId(2)), ..granted(4, 7) };
+    assert_eq!(desk.lane.handle_granted(granted.clone()), Some(on_top(4, 1)));
+    // Another session has an entry of its own.
+    let other = SessionKey::new("s".into(), 8);
+    assert_eq!(desk.lane.handle_granted(Granted { call: CallId(5), session: other, ..granted }), Some(sent(5, 2)));
+}
+
+#[test]
+fn a_call_whose_tree_has_no_call_there_any_more_is_sent_as_any_other() {
+    let mut desk = Desk::new(1);
+    desk.grant(1, 1);
+    assert_eq!(desk.callback(1), Some(CallId(1)));
+    assert!(desk.lane.handle_callback_over(1));
+    assert_eq!(desk.nest(2, 1, 1), Some(on_top(2, 0)), "it may wait again");
+    desk.lane.handle_reply(2).expect("it is open");
+    desk.lane.handle_reply(1).expect("it is open");
+    assert_eq!(desk.nest(3, 1, 1), Some(sent(3, 0)));
+}
+
+#[test]
+fn a_death_is_judged_by_the_nested_word_for_calls_on_top() {
+    let mut desk = Desk::new(1);
+    desk.grant(1, 1);
+    desk.grant(2, 2);
+    desk.callback(1);
+    desk.nest(3, 1, 1);
+    desk.nest(4, 1, 1);
+    let death = desk.lane.handle_exit(&[Begun { plain: 1, nested: 3 }]);
+    assert_eq!(death.crashed, [CallId(1), CallId(3)]);
+    assert_eq!(death.returned, [CallId(2), CallId(4)]);
+}
+
+#[test]
+fn a_call_that_waits_neither_replies_nor_asks_again() {
+    let mut desk = Desk::new(1);
+    desk.grant(1, 1);
+    desk.callback(1);
+    assert_eq!(desk.lane.handle_callback(1), Err(Violation::WaitsAlready { seq: 1 }));
+    assert_eq!(desk.lane.handle_reply(1), Err(Violation::WaitsAlready { seq: 1 }));
+    assert_eq!(desk.lane.handle_callback(2), Err(Violation::NotOpen { seq: 2 }));
+    assert!(desk.lane.handle_callback_over(1));
+    assert!(!desk.lane.handle_callback_over(1));
+    assert_eq!(desk.callback(1), Some(CallId(1)));
+}
+
+#[test]
+fn a_cancelled_call_loses_its_callback_and_gets_no_other() {
+    let mut desk = Desk::new(1);
+    desk.grant_for(1, 1, Duration::from_secs(1));
+    desk.callback(1);
+    desk.pass_time(Duration::from_secs(1));
+    desk.actions();
+    desk.lane.handle_revocation(1, 1, desk.now);
+    assert_eq!(desk.actions(), [timed_out(1, true), LaneAction::DropCallback { seq: 1, call: CallId(1) }]);
+    assert!(!desk.lane.handle_callback_over(1));
+    assert_eq!(desk.callback(1), None);
+    assert!(!desk.lane.handle_reply(1).expect("it is open").is_awaited);
 }
 
 struct Desk {
@@ -235,12 +302,21 @@ impl Desk {
     }
 
     fn grant(&mut self, call: u64, session: u64) -> Option<Sent> {
-        self.lane.handle_granted(CallId(call), SessionKey::new("s".into(), session), None, None)
+        self.lane.handle_granted(granted(call, session))
     }
 
     fn grant_for(&mut self, call: u64, session: u64, timeout: Duration) -> Option<Sent> {
-        let session = SessionKey::new("s".into(), session);
-        self.lane.handle_granted(CallId(call), session, Some(self.now + timeout), Some(timeout))
+        let deadline = Some(self.now + timeout);
+        self.lane.handle_granted(Granted { deadline, timeout: Some(timeout), ..granted(call, session) })
+    }
+
+    /// A call of the tree of that root, granted on top of one of its calls.
+    fn nest(&mut self, call: u64, session: u64, root: u64) -> Option<Sent> {
+        self.lane.handle_granted(Granted { tree: Some(CallId(root)), on: Some(CallId(root)), ..granted(call, session) })
+    }
+
+    fn callback(&mut self, seq: u64) -> Option<CallId> {
+        self.lane.handle_callback(seq).expect("it runs there")
     }
 
     fn pass_time(&mut self, by: Duration) {
@@ -251,6 +327,23 @@ impl Desk {
     fn actions(&mut self) -> Vec<LaneAction> {
         std::iter::from_fn(|| self.lane.poll_action()).collect()
     }
+}
+
+fn granted(call: u64, session: u64) -> Granted {
+    let session = SessionKey::new("s".into(), session);
+    Granted { call: CallId(call), session, tree: None, on: None, deadline: None, timeout: None }
+}
+
+fn sent(seq: u64, entry: u32) -> Sent {
+    Sent { seq, entry, nested: false }
+}
+
+fn on_top(seq: u64, entry: u32) -> Sent {
+    Sent { seq, entry, nested: true }
+}
+
+fn plain(begun: u64) -> Begun {
+    Begun { plain: begun, nested: 0 }
 }
 
 fn timed_out(call: u64, began: bool) -> LaneAction {

@@ -13,7 +13,8 @@ pub(crate) enum Action {
     ///
     /// With `rebuild` it set a home that is to be made ready first: `handle_rebuilt`, then send it, or
     /// `handle_rebuild_failed`.
-    Grant { call: CallId, session: SessionKey, worker: WorkerId, rebuild: bool },
+    /// With `on` it is to run on top of that call of its tree, where one waits for a callback.
+    Grant { call: CallId, session: SessionKey, worker: WorkerId, on: Option<CallId>, rebuild: bool },
     /// To the session: answer the call.
     Refuse { call: CallId, session: SessionKey, refusal: Refusal },
     /// To the worker: see that the call does not begin; answered by `handle_taken_back`,

@@ -2,8 +2,10 @@
 
 use super::session::Sid;
 use super::ticket::{Purpose, Refusal};
+use super::tree::Tree;
 use super::worker::Place;
 use crate::config::Affinity;
+use crate::id::CallId;
 use std::time::{Duration, Instant};
 
 #[derive(Debug)]
@@ -11,6 +13,8 @@ pub(super) struct Call {
     pub(super) sid: Sid,
     pub(super) purpose: Purpose,
     pub(super) rebuilds: bool,
+    /// Of the call whose callback made it.
+    pub(super) tree: Option<Tree>,
     pub(super) affinity: Affinity,
     /// The worker that holds its refs.
     pub(super) pinned_to: Option<Place>,
@@ -42,9 +46,23 @@ pub(super) enum Stage {
 pub(super) struct Lease {
     pub(super) place: Place,
     pub(super) take_back: TakeBack,
+    /// The call that it runs on top of, or which is below that one; it needs no room of its own.
+    pub(super) on: Option<CallId>,
+    /// It waits for a callback.
+    pub(super) waits: bool,
 }
 
-#[derive(Debug)]
+impl Lease {
+    pub(super) fn new(place: Place) -> Self {
+        Self { place, take_back: TakeBack::No, on: None, waits: false }
+    }
+
+    pub(super) fn nested(place: Place, on: CallId) -> Self {
+        Self { on: Some(on), ..Self::new(place) }
+    }
+}
+
+#[derive(Clone, Debug)]
 pub(super) enum TakeBack {
     No,
     Asked(Then),

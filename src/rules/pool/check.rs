@@ -105,6 +105,14 @@ impl Pool {
             }
         }
         assert_eq!(self.queue.by_waiting, by_waiting, "sessions by how many wait");
+        let waiting = self.calls.iter().filter(|(_, call)| matches!(call.stage, Stage::Waiting(_)));
+        let in_trees: BTreeSet<_> = waiting.filter_map(|(id, call)| Some((call.tree?, *id))).collect();
+        assert_eq!(self.queue.in_trees, in_trees, "waiting calls in trees");
+        for (tree, id) in in_trees {
+            let (call, session) = (&self.calls[&id], &self.sessions[&self.calls[&id].sid]);
+            let could = matches!(self.choose(call, session), super::route::Choice::Nest(..));
+            assert!(!could, "{id} waits, and could run on top of a call of the tree of {tree}");
+        }
         assert_eq!(self.queue.any_turns, self.turns(Target::Any), "turns for any worker");
     }
 
@@ -132,7 +140,9 @@ impl Pool {
 
     fn check_leases(&self, worker: &Worker) {
         let mut in_line: BTreeMap<Sid, usize> = BTreeMap::new();
-        for (at, id) in worker.leases.iter().enumerate() {
+        let nests = |id: &&CallId| self.calls[*id].lease().is_some_and(|lease| lease.on.is_some());
+        assert_eq!(worker.nested, worker.leases.iter().filter(nests).count(), "nested at {}", worker.id);
+        for (at, id) in worker.leases.iter().filter(|id| !nests(id)).enumerate() {
             let call = &self.calls[id];
             let runs = matches!(call.stage, Stage::Running(_));
             assert!(runs || at >= self.rules.concurrency, "{id} is sent ahead of nothing");
@@ -143,7 +153,7 @@ impl Pool {
         if self.rules.concurrency > 1 {
             assert!(in_line.values().all(|calls| *calls <= 1), "strict calls of one session overlap at {}", worker.id);
         }
-        let ahead = worker.leases.len().saturating_sub(self.rules.concurrency);
+        let ahead = (worker.leases.len() - worker.nested).saturating_sub(self.rules.concurrency);
         assert!(ahead <= self.rules.send_ahead, "too many calls were sent ahead to {}", worker.id);
     }
 
@@ -185,6 +195,7 @@ fn the_pools_share_of_a_call() {
         purpose: Purpose::Call,
         rebuilds: false,
         tree: None,
+        has_ended: false,
         affinity: None,
         pinned_to: None,
         uses_namespace: false,

@@ -32,6 +32,7 @@ impl Pool {
         self.lose_state(place, &cause);
 
         let rebuilding = self.rebuilding_at(place);
+        let trees = self.trees_that_wait_at(place);
         let mut displaced = self.end_leases(place, &begun, now);
         displaced.extend(self.leave_lines_for(place).into_iter().map(|id| (id, TakeBack::No)));
         self.workers.remove(&place);
@@ -54,6 +55,9 @@ impl Pool {
                     self.route(id, now);
                 }
             }
+        }
+        for tree in trees {
+            self.leave_tree(tree);
         }
         self.serve_all(now);
         self.finish_shutdown();
@@ -136,7 +140,7 @@ impl Pool {
         let mut not_begun = BTreeMap::new();
         for id in leases {
             let sid = self.calls[&id].sid;
-            let take_back = self.end_lease(id, false, now);
+            let take_back = self.end_lease(id, false, now).take_back;
             if begun.contains(&id) {
                 self.forget_call(id);
             } else {

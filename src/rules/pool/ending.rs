@@ -29,6 +29,7 @@ impl Pool {
                 self.take_back(id, Then::RouteAgain);
             }
             self.stop_if_drained(home, now);
+            self.serve_trees_of(sid, now);
         }
         self.settle_session(sid);
     }
@@ -47,7 +48,7 @@ impl Pool {
         for id in ahead {
             self.take_back(id, Then::Refuse(Refusal::Cancelled));
         }
-        for id in waiting {
+        for id in waiting.into_iter().filter(|id| !self.is_expected(id)).collect::<Vec<_>>() {
             self.leave_line(id);
             self.refuse(id, Refusal::Cancelled);
         }
@@ -58,6 +59,7 @@ impl Pool {
             }
             self.stop_if_drained(place, now);
         }
+        self.serve_trees_of(sid, now);
         self.settle_session(sid);
     }
 

@@ -45,9 +45,10 @@ impl Pool {
     pub(crate) fn handle_taken_back(&mut self, call: CallId, now: Instant) {
         let Some((sid, place)) = self.leased(call) else { return };
         self.worker_mut(place).passing.push(call);
-        let take_back = self.end_lease(call, false, now);
+        let tree = self.tree_of(call);
+        let lease = self.end_lease(call, false, now);
         let in_line = self.calls[&call].is_in_line();
-        match take_back {
+        match lease.take_back.clone() {
             TakeBack::Asked(Then::RouteAgain) => self.route(call, now),
             TakeBack::Asked(Then::Refuse(refusal)) | TakeBack::Kept(Then::Refuse(refusal)) => {
                 self.refuse(call, refusal);
@@ -60,6 +61,7 @@ impl Pool {
             TakeBack::Kept(Then::RouteAgain) | TakeBack::No => self.route(call, now),
         }
         self.after_lease(sid, place, now);
+        self.after_lease_in(tree, &lease, now);
     }
 
     /// The call could not be taken back: it had begun.
@@ -109,11 +111,17 @@ impl Pool {
     }
 
     pub(super) fn grant(&mut self, id: CallId, place: Place, now: Instant) {
-        self.lend(id, place, Stage::Running(Lease { place, take_back: TakeBack::No }), now);
+        self.lend(id, place, Stage::Running(Lease::new(place)), now);
+    }
+
+    /// On top of a call of its tree.
+    pub(super) fn nest(&mut self, id: CallId, place: Place, on: CallId, now: Instant) {
+        self.worker_mut(place).nested += 1;
+        self.lend(id, place, Stage::Running(Lease::nested(place, on)), now);
     }
 
     pub(super) fn grant_ahead(&mut self, id: CallId, place: Place, now: Instant) {
-        self.lend(id, place, Stage::Ahead(Lease { place, take_back: TakeBack::No }), now);
+        self.lend(id, place, Stage::Ahead(Lease::new(place)), now);
         if let Some(ends) = self.calls[&id].wait_ends {
             self.set_wait_timer(id, ends);
         }
@@ -125,6 +133,7 @@ impl Pool {
         let is_rebuilding = call.rebuilds_under().is_some();
         let rebuilds = call.rebuilds;
         call.stage = stage;
+        let on = call.lease().and_then(|lease| lease.on);
         let worker = self.worker_mut(place);
         let may_be_home = worker.is_open_to_all();
         worker.handle_granted(id, now);
@@ -133,9 +142,9 @@ impl Pool {
         let makes_namespace = uses_namespace && matches!(session.namespace, Namespace::None);
         let is_bound = has_refs || uses_namespace && !makes_namespace;
         let wants_home = session.home.is_none() && !is_rebuilding && !(is_bound && session.lost.is_some());
-        let sets_home = wants_home && may_be_home;
+        let sets_home = wants_home && may_be_home && session.stage == session::Stage::Live;
         let session = session.key.clone();
-        self.act(Action::Grant { call: id, session, worker: granted_to, rebuild: sets_home && rebuilds });
+        self.act(Action::Grant { call: id, session, worker: granted_to, on, rebuild: sets_home && rebuilds });
         if sets_home {
             self.set_home(sid, place);
         }
@@ -193,22 +202,25 @@ impl Pool {
     /// The lease is over and so is the call.
     fn close(&mut self, id: CallId, ran: bool, now: Instant) {
         let Some((sid, place)) = self.leased(id) else { return };
-        if let TakeBack::Asked(_) = self.end_lease(id, ran, now) {
+        let tree = self.tree_of(id);
+        let lease = self.end_lease(id, ran, now);
+        if let TakeBack::Asked(_) = lease.take_back {
             let worker = self.worker_id(place);
             self.act(Action::DropTakeBack { call: id, worker });
         }
         self.forget_call(id);
         self.after_lease(sid, place, now);
+        self.after_lease_in(tree, &lease, now);
     }
 
     /// Ends a lease; the call is on its way within this step.
-    pub(super) fn end_lease(&mut self, id: CallId, ran: bool, now: Instant) -> TakeBack {
+    pub(super) fn end_lease(&mut self, id: CallId, ran: bool, now: Instant) -> Lease {
         let call = self.calls.get_mut(&id).expect("only a known call holds a lease");
         let (sid, rebuilds) = (call.sid, call.rebuilds);
         let (lease, was_ahead) = match std::mem::replace(&mut call.stage, Stage::Routing) {
             Stage::Running(lease) => (lease, false),
             Stage::Ahead(lease) => (lease, true),
-            Stage::Routing | Stage::Waiting(_) => return TakeBack::No,
+            Stage::Routing | Stage::Waiting(_) => panic!("{id} holds no lease"),
         };
         if was_ahead {
             self.give_place_back(id);
@@ -216,12 +228,15 @@ impl Pool {
         if rebuilds {
             self.end_rebuild(id);
         }
+        if lease.on.is_some() {
+            self.worker_mut(lease.place).nested -= 1;
+        }
         self.worker_mut(lease.place).handle_left(id, ran, now);
         self.take_next_to_run(lease.place);
         if matches!(lease.take_back, TakeBack::Asked(_)) && self.calls[&id].is_in_line() {
             self.note_settled(sid);
         }
-        lease.take_back
+        lease
     }
 
     /// What waits for the end of a lease: calls of its session, those of others, its home, its end.
@@ -231,6 +246,7 @@ impl Pool {
         self.stop_if_drained(place, now);
         self.settle_session(sid);
         self.serve(place, now);
+        self.serve_trees_of(sid, now);
         // What was taken back there may have kept its other calls from beginning elsewhere.
         if self.sessions.get(&sid).is_some_and(|session| session.lines.iter().any(|line| line.is_listed)) {
             self.serve_all(now);
@@ -240,7 +256,10 @@ impl Pool {
     fn take_next_to_run(&mut self, place: Place) {
         let concurrency = self.rules.concurrency;
         let running: Vec<CallId> = match self.workers.get(&place) {
-            Some(worker) => worker.leases.iter().take(concurrency).copied().collect(),
+            Some(worker) => {
+                let nests = |id: &&CallId| self.calls[*id].lease().is_some_and(|lease| lease.on.is_some());
+                worker.leases.iter().filter(|id| !nests(id)).take(concurrency).copied().collect()
+            }
             None => return,
         };
         for id in running {
@@ -248,7 +267,7 @@ impl Pool {
         }
     }
 
-    fn take_to_run(&mut self, id: CallId) {
+    pub(super) fn take_to_run(&mut self, id: CallId) {
         let call = self.calls.get_mut(&id).expect("a lease is of a known call");
         if let Stage::Ahead(_) = call.stage {
             if let Stage::Ahead(lease) = std::mem::replace(&mut call.stage, Stage::Routing) {
@@ -269,6 +288,7 @@ impl Pool {
         self.note_settled(sid);
         self.relist_all(sid);
         self.serve_all(now);
+        self.serve_trees_of(sid, now);
     }
 
     /// The session and the worker of a call that holds a lease.

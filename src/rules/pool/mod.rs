@@ -16,9 +16,9 @@
 //!
 //! **A namespace** of a session (`namespace.rs`) lives in one worker, and calls that use it go there.
 //!
-//! After every step no worker has room while a call whose turn may come waits for it.
+//! **A tree** (`tree.rs`) is a call with the calls that its callbacks make: they run on top of it.
 //!
-//! Deliberately absent: calls from inside callbacks. All calls name
+//! After every step no worker has room while a call whose turn may come waits for it. All calls name
 //! their worker with the generation, so nothing late is ever taken for something of the next one.
 
 mod action;
@@ -38,6 +38,7 @@ mod slot;
 mod taint;
 mod ticket;
 mod timer;
+mod tree;
 mod worker;
 
 #[cfg(test)]
@@ -57,6 +58,7 @@ use crate::id::{CallId, WorkerId};
 use crate::rules::restart::Restarts;
 use call::{Call, Stage};
 use queue::Queue;
+use session::Stage::{Ending, Live};
 use session::{Session, Sid};
 use slot::Slot;
 use std::collections::{BTreeMap, VecDeque};
@@ -125,11 +127,14 @@ impl Pool {
     pub(crate) fn handle_ticket(&mut self, ticket: Ticket, now: Instant) {
         let sid = Sid::from(&ticket.session);
         let on_lost = ticket.on_worker_lost.unwrap_or(self.rules.on_worker_lost);
-        self.sessions.entry(sid).or_insert_with(|| Session::new(ticket.session)).calls += 1;
+        let has_ended = ticket.has_ended;
+        let new = || Session { stage: if has_ended { Ending } else { Live }, ..Session::new(ticket.session) };
+        self.sessions.entry(sid).or_insert_with(new).calls += 1;
         let call = Call {
             sid,
             purpose: ticket.purpose,
             rebuilds: ticket.rebuilds,
+            tree: ticket.tree,
             affinity: ticket.affinity.unwrap_or(self.rules.affinity),
             pinned_to: ticket.pinned_to.as_ref().map(Place::from),
             uses_namespace: ticket.uses_namespace,

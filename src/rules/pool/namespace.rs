@@ -6,7 +6,7 @@
 
 use super::Pool;
 use super::call::{Call, Stage, Target};
-use super::session::{Namespace, Session, Sid};
+use super::session::{self, Namespace, Session, Sid};
 use super::ticket::Refusal;
 use super::worker::Place;
 use crate::id::{CallId, WorkerId};
@@ -63,8 +63,11 @@ impl Pool {
     pub(super) fn make_namespace(&mut self, sid: Sid, place: Place) {
         let session = self.session_mut(sid);
         session.namespace = Namespace::At { place, is_used: false };
-        session.pin(place, 1);
-        self.worker_mut(place).pinned.insert(sid);
+        // One that has ended keeps no worker: what it left is dropped with the last of its calls.
+        if session.stage == session::Stage::Live {
+            session.pin(place, 1);
+            self.worker_mut(place).pinned.insert(sid);
+        }
         let lines = self.sessions[&sid].lines.iter().filter(|line| line.target != Target::Worker(place));
         let waiting = lines.flat_map(|line| line.calls.iter());
         let uses_it: Vec<CallId> = waiting.copied().filter(|id| self.calls[id].uses_namespace).collect();

@@ -9,6 +9,7 @@ use super::call::{Stage, Target};
 use super::session::{Line, Session, Sid};
 use super::ticket::Refusal;
 use super::timer::Timer;
+use super::tree::Tree;
 use super::worker::{Place, State};
 use crate::id::CallId;
 use std::collections::{BTreeSet, VecDeque};
@@ -23,6 +24,8 @@ pub(super) struct Queue {
     pub(super) any_turns: BTreeSet<(u64, Sid)>,
     /// Sessions with waiting calls, by how many.
     pub(super) by_waiting: BTreeSet<(usize, Sid)>,
+    /// Waiting calls that were made inside callbacks, by their trees.
+    pub(super) in_trees: BTreeSet<(Tree, CallId)>,
     /// Calls have left their lines within this step, and what waited behind them is to be served.
     pub(super) has_moved: bool,
 }
@@ -162,6 +165,8 @@ impl Pool {
             match (has_room, target) {
                 // Its turn comes first, and it may yet find another worker: nothing overtakes it here.
                 (false, Target::Any) => return,
+                // Behind the call that waits for it, it would never begin.
+                (false, Target::Worker(_)) if self.calls[&id].tree.is_some() => return,
                 (true, Target::Any | Target::Worker(_)) => {
                     self.take_turn(sid, place, id);
                     self.give_place_back(id);
@@ -225,7 +230,11 @@ impl Pool {
         let line = self.session_mut(sid).line_mut(target).expect("it was just made sure of");
         let at = line.calls.partition_point(|other| *other < id);
         line.calls.insert(at, id);
-        self.calls.get_mut(&id).expect("it was read above").stage = Stage::Waiting(target);
+        let call = self.calls.get_mut(&id).expect("it was read above");
+        call.stage = Stage::Waiting(target);
+        if let Some(tree) = call.tree {
+            self.queue.in_trees.insert((tree, id));
+        }
         self.relist(sid, target);
     }
 
@@ -235,6 +244,9 @@ impl Pool {
         let (sid, Stage::Waiting(target)) = (call.sid, std::mem::replace(&mut call.stage, Stage::Routing)) else {
             return;
         };
+        if let Some(tree) = call.tree {
+            self.queue.in_trees.remove(&(tree, id));
+        }
         if let Target::Worker(place) = target {
             self.worker_mut(place).waiting -= 1;
         }

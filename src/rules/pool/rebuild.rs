@@ -31,6 +31,7 @@ impl Pool {
         if self.end_rebuild(call) {
             self.relist_all(sid);
             self.serve_all(now);
+            self.serve_trees_of(sid, now);
         }
     }
 
@@ -46,7 +47,9 @@ impl Pool {
         }
         let session = self.sessions[&sid].key.clone();
         self.act(Action::Refuse { call, session, refusal: Refusal::RebuildFailed });
-        if let TakeBack::Asked(_) = self.end_lease(call, false, now) {
+        let tree = self.tree_of(call);
+        let lease = self.end_lease(call, false, now);
+        if let TakeBack::Asked(_) = lease.take_back {
             let worker = self.worker_id(at);
             self.act(Action::DropTakeBack { call, worker });
         }
@@ -57,6 +60,7 @@ impl Pool {
         for id in displaced {
             self.route(id, now);
         }
+        self.after_lease_in(tree, &lease, now);
     }
 
     fn forget_home(&mut self, sid: Sid, place: Place) {
@@ -82,14 +86,16 @@ impl Pool {
         session.rebuilding.take_if(|rebuilding| rebuilding.call == call).is_some()
     }
 
+    /// Whether the call has set a home that is being made ready, and is not sent before.
+    pub(super) fn is_rebuilding(&self, call: CallId) -> bool {
+        let session = self.calls.get(&call).and_then(|call| self.sessions.get(&call.sid));
+        session.and_then(|session| session.rebuilding).is_some_and(|rebuilding| rebuilding.call == call)
+    }
+
     /// The calls that a worker's new homes are made ready for.
     pub(super) fn rebuilding_at(&self, place: Place) -> Vec<CallId> {
         let Some(worker) = self.workers.get(&place) else { return Vec::new() };
-        let is_rebuilding = |id: &CallId| {
-            let session = self.calls.get(id).and_then(|call| self.sessions.get(&call.sid));
-            session.and_then(|session| session.rebuilding).is_some_and(|rebuilding| rebuilding.call == *id)
-        };
-        worker.leases.iter().copied().filter(is_rebuilding).collect()
+        worker.leases.iter().copied().filter(|id| self.is_rebuilding(*id)).collect()
     }
 
     pub(super) fn died_in_rebuild(&self, worker: &WorkerId, cause: &str) -> Refusal {

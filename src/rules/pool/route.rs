@@ -12,6 +12,8 @@ use std::time::Instant;
 
 pub(super) enum Choice {
     Grant(Place),
+    /// Granted, on top of a call of its tree and what is on that already.
+    Nest(Place, CallId),
     Wait(Target),
     Refuse(Refusal),
 }
@@ -35,6 +37,7 @@ impl Pool {
                 self.grant(id, place, now);
                 self.serve(place, now);
             }
+            Choice::Nest(place, on) => self.nest(id, place, on, now),
             Choice::Wait(_) if self.calls[&id].purpose == Purpose::Opening => {
                 let refusal = self.degraded_for_all().unwrap_or(Refusal::WorkerBusy);
                 self.refuse(id, refusal);
@@ -44,7 +47,15 @@ impl Pool {
         }
     }
 
-    fn choose(&self, call: &Call, session: &Session) -> Choice {
+    pub(super) fn choose(&self, call: &Call, session: &Session) -> Choice {
+        let by_table = self.choose_by_table(call, session);
+        match call.tree {
+            None => by_table,
+            Some(tree) => self.choose_in_tree(tree, call, session, by_table),
+        }
+    }
+
+    fn choose_by_table(&self, call: &Call, session: &Session) -> Choice {
         match self.phase {
             Phase::ShuttingDown | Phase::Stopped => return Choice::Refuse(Refusal::ShuttingDown),
             Phase::Starting | Phase::Open => {}
@@ -154,7 +165,7 @@ impl Pool {
     }
 
     /// A strict call does not overlap another of its session, nor overtake one.
-    fn must_wait_its_turn(&self, session: &Session, place: Place) -> bool {
+    pub(super) fn must_wait_its_turn(&self, session: &Session, place: Place) -> bool {
         session.is_settling_elsewhere(Some(place))
             || session.line(Target::Worker(place)).is_some()
             || self.runs_in_line(Sid::from(&session.key), place)

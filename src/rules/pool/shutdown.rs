@@ -21,6 +21,7 @@ impl Pool {
         let calls: Vec<CallId> = self.calls.keys().copied().collect();
         for id in calls {
             match self.calls[&id].stage {
+                Stage::Waiting(_) if self.is_expected(&id) => {}
                 Stage::Waiting(_) => {
                     self.leave_line(id);
                     self.refuse(id, Refusal::ShuttingDown);
@@ -32,6 +33,9 @@ impl Pool {
         let places: Vec<Place> = self.workers.keys().copied().collect();
         for place in places {
             self.let_go(place, now);
+        }
+        for sid in self.sessions.keys().copied().collect::<Vec<_>>() {
+            self.serve_trees_of(sid, now);
         }
         self.finish_shutdown();
     }

@@ -68,7 +68,7 @@ impl Pool {
     /// What waits for a worker that is tainted now, or was sent ahead to it.
     fn turn_away(&mut self, place: Place) {
         let refusal = |pool: &Self, id: &CallId| pool.unavailable_to(&pool.calls[id], place, &pool.workers[&place]);
-        let goes = |pool: &Self, id: &CallId| !pool.calls[id].is_continuing();
+        let goes = |pool: &Self, id: &CallId| !pool.calls[id].is_continuing() && !pool.is_expected(id);
         for id in self.waiting_for(place).into_iter().filter(|id| goes(self, id)).collect::<Vec<_>>() {
             let refusal = refusal(self, &id);
             self.leave_line(id);

@@ -72,8 +72,9 @@ pub(crate) struct Ticket {
     /// The session makes each new home ready before the call that sets it.
     pub(crate) rebuilds: bool,
     /// The root call of the tree that it was made in: see the module's head.
-    #[expect(dead_code, reason = "the rules are to read it")]
     pub(crate) tree: Option<CallId>,
+    /// Its session has ended, and the pool may have forgotten that.
+    pub(crate) has_ended: bool,
     /// Of the call; else the pool's.
     pub(crate) affinity: Option<Affinity>,
     /// The worker that holds the refs which the call carries.
@@ -119,6 +120,8 @@ pub(crate) enum Refusal {
         namespace: WorkerId,
         refs: WorkerId,
     },
+    /// It was made inside a callback, and every worker that it may wait for waits for another.
+    WouldDeadlock,
     /// The new home could not be made ready for it; its session knows why.
     RebuildFailed,
     /// Its session has ended.

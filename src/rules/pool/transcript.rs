@@ -24,6 +24,7 @@ const FILES: &[(&str, &str)] = &[
     ("streams.txt", include_str!("testdata/streams.txt")),
     ("rebuild.txt", include_str!("testdata/rebuild.txt")),
     ("namespace.txt", include_str!("testdata/namespace.txt")),
+    ("callbacks.txt", include_str!("testdata/callbacks.txt")),
 ];
 
 /// Every cell of the routing table from the rows of refs on, and of the table of what happens. The
@@ -161,6 +162,8 @@ impl Desk {
                 let session = self.session(&words[1]);
                 self.pool.handle_unpinned(&session, &worker(&words[2]), options.number("pins").unwrap_or(1), at);
             }
+            "callback" => self.pool.handle_callback(self.calls[&words[1]], at),
+            "callback_over" => self.pool.handle_callback_over(self.calls[&words[1]], at),
             "rebuilt" => self.pool.handle_rebuilt(self.calls[&words[1]], at),
             "rebuild_failed" => self.pool.handle_rebuild_failed(self.calls[&words[1]], &worker(&words[2]), at),
             "start" => self.pool.start(at),
@@ -221,7 +224,8 @@ impl Desk {
                     () => Purpose::Call,
                 },
                 rebuilds: options.is_set("rebuilds"),
-                tree: None,
+                tree: options.value("tree").map(|root| self.calls[&root]),
+                has_ended: options.is_set("ended"),
                 affinity: options.affinity(),
                 pinned_to: options.value("refs").map(|text| worker(&text)),
                 uses_namespace: options.is_set("namespace"),
@@ -278,9 +282,10 @@ impl Desk {
 
     fn say(&self, action: Action) -> Option<String> {
         Some(match action {
-            Action::Grant { call, worker, rebuild: false, .. } => format!("grant {} {worker}", self.names[&call]),
-            Action::Grant { call, worker, rebuild: true, .. } => {
-                format!("grant {} {worker} to rebuild", self.names[&call])
+            Action::Grant { call, worker, on, rebuild, .. } => {
+                let how = on.map_or(String::new(), |base| format!(" on {}", self.names[&base]));
+                let then = if rebuild { " to rebuild" } else { "" };
+                format!("grant {} {worker}{how}{then}", self.names[&call])
             }
             Action::Refuse { call, refusal, .. } => format!("refuse {} {}", self.names[&call], refused(&refusal)),
             Action::TakeBack { call, worker } => format!("take_back {} {worker}", self.names[&call]),
@@ -320,6 +325,7 @@ fn refused(refusal: &Refusal) -> String {
         Refusal::Timeout { timeout } => format!("timeout {timeout:?}"),
         Refusal::RefLost { worker, cause } => format!("ref_lost {worker} {cause}"),
         Refusal::NamespaceElsewhere { namespace, refs } => format!("namespace_elsewhere {namespace} refs {refs}"),
+        Refusal::WouldDeadlock => "would_deadlock".into(),
         Refusal::RebuildFailed => "rebuild_failed".into(),
         Refusal::Cancelled => "cancelled".into(),
         Refusal::ShuttingDown => "shutting_down".into(),

@@ -48,8 +48,11 @@ pub(super) struct Worker {
     pub(super) state: State,
     pub(super) taint: Option<Taint>,
     pub(super) ready_at: Option<Instant>,
-    /// Open leases in the order of their grants: the first `concurrency` run, the rest are sent ahead.
+    /// Open leases in the order of their grants: of those that need room the first `concurrency` run, the
+    /// rest are sent ahead.
     pub(super) leases: VecDeque<CallId>,
+    /// How many of them run on top of others.
+    pub(super) nested: usize,
     /// Taken back, and not yet passed by the worker.
     pub(super) passing: Vec<CallId>,
     /// How many calls wait for this worker and no other.
@@ -70,6 +73,7 @@ impl Worker {
             taint: None,
             ready_at: None,
             leases: VecDeque::new(),
+            nested: 0,
             passing: Vec::new(),
             waiting: 0,
             turns: BTreeSet::new(),
@@ -85,12 +89,12 @@ impl Worker {
     }
 
     pub(super) fn has_room(&self, concurrency: usize) -> bool {
-        self.leases.len() < concurrency
+        self.leases.len() - self.nested < concurrency
     }
 
     /// Whether one call more may be sent to it before another is over.
     pub(super) fn has_room_ahead(&self, concurrency: usize, most: usize) -> bool {
-        let ahead = (self.leases.len() + self.passing.len()).saturating_sub(concurrency);
+        let ahead = (self.leases.len() - self.nested + self.passing.len()).saturating_sub(concurrency);
         ahead < self.service.window(most)
     }
 

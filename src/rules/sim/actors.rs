@@ -1,11 +1,11 @@
 //! The shells of sessions and workers, as the real ones have to behave, and the steps of a process.
 
-use super::process::{Life, Process, Step};
+use super::process::{Frame, Life, Process, Step, Thread};
 use super::reach;
 use super::witness::Outcome;
 use super::world::{Mailbox, Message, World};
 use crate::id::{CallId, RefId, SessionKey, WorkerId};
-use crate::rules::lane::{Lane, LaneAction, Sent, Verdict};
+use crate::rules::lane::{Granted, Lane, LaneAction, Sent, Verdict};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -13,9 +13,19 @@ use std::time::Duration;
 pub(super) struct SessionActor {
     pub(super) calls: BTreeMap<CallId, Request>,
     /// Grants that wait for a body, and all after them: else a later call would overtake.
-    held: VecDeque<(CallId, WorkerId, bool)>,
+    held: VecDeque<Grant>,
     /// Calls that set a home which is being made ready, and whether the pool was told that it will not be.
-    rebuilding: BTreeMap<CallId, (WorkerId, bool)>,
+    rebuilding: BTreeMap<CallId, (Grant, bool)>,
+    /// It has ended, and whether a ticket was sent since the pool was told to forget it.
+    ending: Option<bool>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Grant {
+    pub(super) call: CallId,
+    pub(super) worker: WorkerId,
+    pub(super) on: Option<CallId>,
+    pub(super) rebuild: bool,
 }
 
 #[derive(Debug)]
@@ -27,8 +37,8 @@ pub(super) struct Request {
 impl SessionActor {
     /// Takes a grant that is held, and is not to be used.
     fn unhold(&mut self, call: CallId) -> Option<WorkerId> {
-        let at = self.held.iter().position(|(held, ..)| *held == call)?;
-        self.held.remove(at).map(|(_, worker, _)| worker)
+        let at = self.held.iter().position(|grant| grant.call == call)?;
+        self.held.remove(at).map(|grant| grant.worker)
     }
 }
 
@@ -60,13 +70,21 @@ impl WorkerActor {
 impl World {
     pub(super) fn tell_session(&mut self, session: u64, message: Message) {
         match message {
-            Message::Submit(ticket) => {
+            Message::Submit(mut ticket) => {
                 let actor = self.actors.get_mut(&session).expect("a session takes calls while it lives");
+                if let Some(had_ticket) = &mut actor.ending {
+                    *had_ticket = true;
+                    ticket.has_ended = true;
+                    reach::hit("a call of an ended session, in a callback".into());
+                }
                 actor.calls.insert(ticket.call, Request { body: Body::Here, is_given_up: false });
                 self.post(Mailbox::Pool, Message::Ticket(ticket));
             }
             Message::Forget(key) => {
                 self.post(Mailbox::Pool, Message::Forget(key));
+                if let Some(actor) = self.actors.get_mut(&session) {
+                    actor.ending = Some(false);
+                }
                 let calls: Vec<CallId> = self.actors[&session].rebuilding.keys().copied().collect();
                 for call in calls {
                     self.fail_rebuild(session, call);
@@ -74,12 +92,12 @@ impl World {
             }
             Message::Reset(key) => self.post(Mailbox::Pool, Message::Reset(key)),
             Message::GiveUp(call) => self.on_given_up(session, call),
-            Message::Grant(call, worker, rebuild) => self.on_grant(session, call, worker, rebuild),
+            Message::Grant(grant) => self.on_grant(session, grant),
             Message::RebuildEnds(call, is_ready) => self.on_rebuild_ends(session, call, is_ready),
             Message::Refuse(call, not_ready) => {
                 let actor = self.actors.get_mut(&session).expect("nothing is refused that is forgotten");
                 actor.calls.remove(&call);
-                if let Some((worker, _)) = actor.rebuilding.remove(&call) {
+                if let Some((Grant { worker, .. }, _)) = actor.rebuilding.remove(&call) {
                     reach::hit("refused while its home is made ready".into());
                     if !not_ready {
                         self.post(Mailbox::Pool, Message::Returned(call, worker));
@@ -95,9 +113,18 @@ impl World {
                 let actor = self.actors.get_mut(&session).expect("a session with an open lease lives");
                 actor.calls.remove(&call);
             }
-            Message::Forgotten(key) => {
-                let actor = self.actors.remove(&session).expect("a session is forgotten once");
-                assert!(actor.calls.is_empty(), "{key} is forgotten with {:?}", actor.calls);
+            Message::Forgotten(key, namespace) => {
+                // Of one that it had forgotten, and that had a late call, a pool says so twice.
+                let Some(actor) = self.actors.get_mut(&session) else { return };
+                if actor.ending == Some(true) {
+                    reach::hit("a session is forgotten again".into());
+                    actor.ending = Some(false);
+                    self.post(Mailbox::Pool, Message::Forget(key.clone()));
+                } else {
+                    assert!(actor.calls.is_empty(), "{key} is forgotten with {:?}", actor.calls);
+                    self.actors.remove(&session);
+                }
+                self.post(Mailbox::Registry, Message::SessionForgotten(key, namespace));
             }
             other => panic!("{other:?} is not for a session"),
         }
@@ -128,17 +155,18 @@ impl World {
         }
     }
 
-    fn on_grant(&mut self, session: u64, call: CallId, worker: WorkerId, rebuild: bool) {
+    fn on_grant(&mut self, session: u64, grant: Grant) {
+        let call = grant.call;
         let actor = self.actors.get_mut(&session).expect("nothing is granted that is forgotten");
         let Some(request) = actor.calls.get(&call) else {
             reach::hit("grant meets a call that was given up".into());
-            return self.post(Mailbox::Pool, Message::Returned(call, worker));
+            return self.post(Mailbox::Pool, Message::Returned(call, grant.worker));
         };
         if let Body::At(_) = request.body {
             reach::hit("grant before the body is back".into());
         }
         let earlier = actor.unhold(call);
-        actor.held.push_back((call, worker, rebuild));
+        actor.held.push_back(grant);
         if let Some(worker) = earlier {
             self.post(Mailbox::Pool, Message::Returned(call, worker));
         }
@@ -148,15 +176,16 @@ impl World {
     /// Sends what is granted, in the order of the grants, up to the first whose body is not here.
     fn use_grants(&mut self, session: u64) {
         while let Some(actor) = self.actors.get_mut(&session)
-            && let Some((call, worker, rebuild)) = actor.held.front().cloned()
+            && let Some(grant) = actor.held.front().cloned()
         {
+            let Grant { call, worker, on, rebuild } = grant.clone();
             let request = actor.calls.get_mut(&call).expect("a grant is held for a call that waits");
             if let Body::At(_) = request.body {
                 return;
             }
             actor.held.pop_front();
             if rebuild {
-                actor.rebuilding.insert(call, (worker, false));
+                actor.rebuilding.insert(call, (grant, false));
                 let is_ready = !self.random.one_in(3);
                 self.post(Mailbox::Session(session), Message::RebuildEnds(call, is_ready));
             } else if request.is_given_up {
@@ -164,7 +193,7 @@ impl World {
                 self.post(Mailbox::Pool, Message::Returned(call, worker));
             } else {
                 request.body = Body::At(worker.clone());
-                self.post(Mailbox::Worker(worker), Message::Request(call));
+                self.post(Mailbox::Worker(worker), Message::Request(call, on));
             }
         }
     }
@@ -175,8 +204,8 @@ impl World {
         match actor.rebuilding.get(&call) {
             Some((_, false)) if is_ready => {
                 reach::hit("a home is made ready".into());
-                let (worker, _) = actor.rebuilding.remove(&call).expect("it was just found");
-                actor.held.push_front((call, worker, false));
+                let (grant, _) = actor.rebuilding.remove(&call).expect("it was just found");
+                actor.held.push_front(Grant { rebuild: false, ..grant });
                 self.post(Mailbox::Pool, Message::Rebuilt(call));
                 self.use_grants(session);
             }
@@ -187,10 +216,10 @@ impl World {
 
     fn fail_rebuild(&mut self, session: u64, call: CallId) {
         let actor = self.actors.get_mut(&session).expect("it makes a home ready");
-        if let Some((worker, is_told)) = actor.rebuilding.get_mut(&call)
+        if let Some((grant, is_told)) = actor.rebuilding.get_mut(&call)
             && !std::mem::replace(is_told, true)
         {
-            let worker = worker.clone();
+            let worker = grant.worker.clone();
             self.post(Mailbox::Pool, Message::RebuildFailed(call, worker));
         }
     }
@@ -201,7 +230,7 @@ impl World {
         request.body = Body::Here;
         if request.is_given_up {
             reach::hit("given up while its body is on the way back".into());
-            if !actor.held.iter().any(|(held, ..)| *held == call) {
+            if !actor.held.iter().any(|grant| grant.call == call) {
                 actor.calls.remove(&call);
                 self.post(Mailbox::Pool, Message::Withdrawn(call));
             }
@@ -219,13 +248,14 @@ impl World {
                 | Message::Kill
                 | Message::Stop
                 | Message::Cancel(_)
+                | Message::CallbackEnds { .. }
                 | Message::TakeBack(_)
                 | Message::DropTakeBack(_) => return,
                 other => panic!("{other:?} comes to {worker}, which has stopped"),
             }
         };
         if actor.has_exited {
-            if let Message::Request(call) = message {
+            if let Message::Request(call, _) = message {
                 reach::hit("request for a worker that is gone".into());
                 self.body_back(call);
                 self.post(Mailbox::Pool, Message::Passed(call, worker.clone()));
@@ -233,12 +263,14 @@ impl World {
             return;
         }
         match message {
-            Message::Request(call) => {
+            Message::Request(call, on) => {
                 let record = &self.witness.calls[&call];
                 let session = SessionKey::new("s".into(), record.session);
-                match actor.lane.handle_granted(call, session, record.deadline, record.timeout) {
-                    Some(Sent { seq, entry }) => {
-                        self.post(Mailbox::ToProcess(worker.clone()), Message::Run { seq, entry, call });
+                let tree = record.parent.map(|_| self.witness.root(call));
+                let (deadline, timeout) = (record.deadline, record.timeout);
+                match actor.lane.handle_granted(Granted { call, session, tree, on, deadline, timeout }) {
+                    Some(Sent { seq, entry, nested }) => {
+                        self.post(Mailbox::ToProcess(worker.clone()), Message::Run { seq, entry, nested, call });
                     }
                     None => reach::hit("take-back before its request".into()),
                 }
@@ -260,6 +292,8 @@ impl World {
             Message::Stop => self.post(Mailbox::ToProcess(worker.clone()), Message::Stop),
             Message::Spawned => self.on_spawned(worker),
             Message::Reply { seq, refs } => self.on_reply(worker, seq, refs),
+            Message::HostCall { seq } => self.on_host_call(worker, seq),
+            Message::CallbackEnds { seq, call } => self.on_callback_over(worker, seq, call),
             Message::Pass { seq } => {
                 actor.lane.handle_passed(seq).expect("the process keeps the protocol");
             }
@@ -313,6 +347,8 @@ impl World {
         actor.has_exited = true;
         let begun = actor.process.begun.clone();
         let death = actor.lane.handle_exit(&begun);
+        let waiting = actor.process.threads.iter().flat_map(|thread| thread.stack.iter().map(|frame| frame.call));
+        let waiting: Vec<CallId> = waiting.collect();
         for call in &death.returned {
             self.body_back(*call);
         }
@@ -325,9 +361,15 @@ impl World {
             let session = self.witness.calls[&call].session;
             self.post(Mailbox::Session(session), Message::Ended(call));
         }
+        for call in waiting {
+            self.give_up_callback(call);
+        }
         for call in death.crashed {
             reach::hit("crashed".into());
-            self.answer(call, Outcome::Crashed, Vec::new());
+            // One that a callback made which died with its call has no caller any more.
+            if self.witness.calls[&call].outcome.is_none() {
+                self.answer(call, Outcome::Crashed, Vec::new());
+            }
         }
     }
 
@@ -335,13 +377,15 @@ impl World {
         while let Some(action) = self.workers.get_mut(worker).and_then(|actor| actor.lane.poll_action()) {
             self.note(&format!("{worker} {action:?}"));
             match action {
-                LaneAction::Revoke { seq, entry } => {
+                LaneAction::Revoke { seq, entry, nested } => {
                     let actor = self.workers.get_mut(worker).expect("it was just polled");
                     actor.process.revoked.insert(seq);
                     let begun = actor.process.begun[entry as usize];
+                    let begun = if nested { begun.nested } else { begun.plain };
                     actor.lane.handle_revocation(seq, begun, self.now);
                 }
                 LaneAction::Answer { call, verdict } => self.on_verdict(call, verdict),
+                LaneAction::DropCallback { seq, call } => self.drop_callback(worker, seq, call),
                 LaneAction::TakenBack { call } => {
                     reach::hit("taken back".into());
                     if self.workers.get(worker).is_some_and(|actor| actor.kept.contains(&call)) {
@@ -406,14 +450,13 @@ impl World {
             return;
         };
         match message {
-            Message::Run { seq, entry, call } => {
+            Message::Run { seq, entry, nested, call } => {
                 let thread = &mut actor.process.threads[entry as usize];
-                thread.inbox.push_back((seq, call));
-                let is_first = thread.inbox.len() == 1 && matches!(thread.step, Step::Idle);
-                if is_first {
-                    self.step_in(worker, entry, 0);
-                }
+                let waiting = if nested { &mut thread.nested } else { &mut thread.inbox };
+                waiting.push_back((seq, call));
+                self.wake(worker, entry);
             }
+            Message::HostReply { seq } => self.on_host_reply(worker, seq),
             Message::Free(ids) => {
                 for id in ids {
                     assert!(actor.process.objects.remove(&id), "{id} is freed twice, or by the wrong worker");
@@ -424,8 +467,7 @@ impl World {
                 actor.process.namespaces.remove(&key.incarnation());
             }
             Message::Stop => {
-                let is_idle = |step: Step| matches!(step, Step::Idle);
-                assert!(actor.process.threads.iter().all(|thread| is_idle(thread.step)), "{worker} is told to exit");
+                assert!(actor.process.threads.iter().all(Thread::is_idle), "{worker} is told to exit");
                 self.kill(worker);
             }
             Message::Step(entry) => self.step(worker, entry),
@@ -434,46 +476,110 @@ impl World {
     }
 
     fn step_in(&mut self, worker: &WorkerId, entry: u32, delay: u64) {
+        let actor = self.workers.get_mut(worker).expect("a step is of a worker that lives");
+        actor.process.threads[entry as usize].is_awake = true;
         // Not by the socket: a thread does not wait for what is on its way there.
         let to = Mailbox::Thread(worker.clone(), entry);
         self.post_in(to, Message::Step(entry), delay);
     }
 
+    /// A message for a thread has come, which it looks at unless a call runs there.
+    fn wake(&mut self, worker: &WorkerId, entry: u32) {
+        let thread = &self.workers[worker].process.threads[entry as usize];
+        if !thread.is_awake {
+            self.step_in(worker, entry, 0);
+        }
+    }
+
     fn step(&mut self, worker: &WorkerId, entry: u32) {
-        let is_long = self.faults.long_calls && self.random.one_in(20);
-        let takes = if is_long { self.random.below(20_000) } else { self.random.below(500) };
-        let reads_in = self.random.below(3) * self.random.below(30);
-        let makes = if self.random.one_in(3) { self.random.between(1, 2) } else { 0 };
-        let actor = self.workers.get_mut(worker).expect("a step is of a worker that lives");
         let at = entry as usize;
+        let actor = self.workers.get_mut(worker).expect("a step is of a worker that lives");
         let thread = &mut actor.process.threads[at];
-        match thread.step {
-            Step::Idle => {
-                let Some((seq, call)) = thread.inbox.pop_front() else { return };
-                thread.step = Step::Begun(seq, call);
-                actor.process.begun[at] = seq;
-                self.step_in(worker, entry, reads_in);
+        thread.is_awake = false;
+        match thread.stack.last().copied() {
+            None | Some(Frame { step: Step::Waiting, .. }) => {
+                if let Some((seq, call, nested)) = thread.take_next() {
+                    self.begin(worker, entry, seq, call, nested);
+                }
             }
-            Step::Begun(seq, _) if actor.process.revoked.remove(&seq) => {
-                thread.step = Step::Idle;
+            Some(Frame { seq, step: Step::Begun, .. }) if actor.process.revoked.remove(&seq) => {
+                actor.process.threads[at].stack.pop();
                 self.post(Mailbox::FromProcess(worker.clone()), Message::Pass { seq });
                 self.step_in(worker, entry, 0);
             }
-            Step::Begun(seq, call) => {
-                thread.step = Step::Running(seq);
+            Some(Frame { call, step: Step::Begun, .. }) => {
+                if let Some(top) = thread.stack.last_mut() {
+                    top.step = Step::Running;
+                }
                 if let Some(session) = self.witness.begin(call, worker) {
                     actor.process.namespaces.insert(session);
                 }
-                self.step_in(worker, entry, takes);
+                self.run_on(worker, entry);
             }
-            Step::Running(seq) => {
-                thread.step = Step::Idle;
-                let refs: Vec<RefId> = (1..=makes).map(|id| RefId(self.last_ref + id)).collect();
-                self.last_ref += makes;
-                actor.process.objects.extend(&refs);
-                self.post(Mailbox::FromProcess(worker.clone()), Message::Reply { seq, refs });
+            Some(Frame { seq, call, step: Step::Running }) => {
+                if self.wants_callback(call) {
+                    let actor = self.workers.get_mut(worker).expect("it was just read");
+                    if let Some(top) = actor.process.threads[at].stack.last_mut() {
+                        top.step = Step::Waiting;
+                    }
+                    self.post(Mailbox::FromProcess(worker.clone()), Message::HostCall { seq });
+                } else {
+                    self.end_call(worker, entry, seq);
+                }
                 self.step_in(worker, entry, 0);
             }
         }
+    }
+
+    fn begin(&mut self, worker: &WorkerId, entry: u32, seq: u64, call: CallId, nested: bool) {
+        let actor = self.workers.get_mut(worker).expect("a step is of a worker that lives");
+        let thread = &mut actor.process.threads[entry as usize];
+        if let Some(below) = thread.stack.last() {
+            // One that came late, when the call that it was to be on top of had ended, may be on any.
+            let is_late = !thread.stack.iter().any(|frame| self.witness.root(frame.call) == self.witness.root(call));
+            let is_its = self.witness.root(call) == self.witness.root(below.call);
+            assert!(is_its || is_late, "{call} is on top of another tree");
+            reach::hit("a call runs on top of another".into());
+        }
+        assert!(thread.stack.len() <= 64, "the stack of {worker} is too high");
+        thread.stack.push(Frame { seq, call, step: Step::Begun });
+        let begun = &mut actor.process.begun[entry as usize];
+        let word = if nested { &mut begun.nested } else { &mut begun.plain };
+        assert!(*word < seq, "{seq} begins at {worker} after {word}");
+        *word = seq;
+        let reads_in = self.random.below(3) * self.random.below(30);
+        self.step_in(worker, entry, reads_in);
+    }
+
+    /// A call has some time of its own before it ends or asks for a callback.
+    fn run_on(&mut self, worker: &WorkerId, entry: u32) {
+        let is_long = self.faults.long_calls && self.random.one_in(20);
+        let takes = if is_long { self.random.below(20_000) } else { self.random.below(500) };
+        self.step_in(worker, entry, takes);
+    }
+
+    fn end_call(&mut self, worker: &WorkerId, entry: u32, seq: u64) {
+        let makes = if self.random.one_in(3) { self.random.between(1, 2) } else { 0 };
+        let refs: Vec<RefId> = (1..=makes).map(|id| RefId(self.last_ref + id)).collect();
+        self.last_ref += makes;
+        let actor = self.workers.get_mut(worker).expect("a step is of a worker that lives");
+        actor.process.objects.extend(&refs);
+        actor.process.threads[entry as usize].stack.pop();
+        self.post(Mailbox::FromProcess(worker.clone()), Message::Reply { seq, refs });
+    }
+
+    /// The callback is over that a call waits for: on top of the stack, or further down.
+    fn on_host_reply(&mut self, worker: &WorkerId, seq: u64) {
+        let actor = self.workers.get_mut(worker).expect("it was just told");
+        for (entry, thread) in (0..).zip(&mut actor.process.threads) {
+            let Some(at) = thread.stack.iter().position(|frame| frame.seq == seq) else { continue };
+            assert_eq!(thread.stack[at].step, Step::Waiting, "{seq} at {worker} does not wait");
+            thread.stack[at].step = Step::Running;
+            if at + 1 == thread.stack.len() && !thread.is_awake {
+                self.run_on(worker, entry);
+            }
+            return;
+        }
+        panic!("{seq} at {worker} does not run");
     }
 }

@@ -5,6 +5,7 @@
 //! `SNAKEBRIDGE_SIM_SEEDS` sets how many seeds, `SNAKEBRIDGE_SIM_SEED` a single one.
 
 mod actors;
+mod callbacks;
 mod process;
 mod random;
 pub(crate) mod reach;

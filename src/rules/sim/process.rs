@@ -1,14 +1,15 @@
 //! A simulated worker process: threads that take calls in order, a page, objects.
 
 use crate::id::{CallId, RefId};
+use crate::rules::lane::Begun;
 use std::collections::{BTreeSet, VecDeque};
 
 #[derive(Debug)]
 pub(super) struct Process {
     pub(super) life: Life,
     pub(super) threads: Vec<Thread>,
-    /// The page: the number of the last call that each thread has begun.
-    pub(super) begun: Vec<u64>,
+    /// The page: the numbers of the last calls that each thread has begun.
+    pub(super) begun: Vec<Begun>,
     pub(super) revoked: BTreeSet<u64>,
     pub(super) objects: BTreeSet<RefId>,
     /// The sessions whose namespace was made there.
@@ -27,16 +28,50 @@ pub(super) enum Life {
 #[derive(Debug, Default)]
 pub(super) struct Thread {
     pub(super) inbox: VecDeque<(u64, CallId)>,
+    /// What is to run on top of a call that waits.
+    pub(super) nested: VecDeque<(u64, CallId)>,
+    /// The call that runs, below it those that wait.
+    pub(super) stack: Vec<Frame>,
+    /// Whether it takes a step by itself; else it waits for a message.
+    pub(super) is_awake: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Frame {
+    pub(super) seq: u64,
+    pub(super) call: CallId,
     pub(super) step: Step,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    #[default]
-    Idle,
     /// The begun word is written; the revoke word is read next.
-    Begun(u64, CallId),
-    Running(u64),
+    Begun,
+    Running,
+    /// It waits for a callback.
+    Waiting,
+}
+
+impl Thread {
+    pub(super) fn is_idle(&self) -> bool {
+        self.stack.is_empty() && self.inbox.is_empty() && self.nested.is_empty()
+    }
+
+    /// The next call that it may begin, and whether that is one of the nested.
+    pub(super) fn take_next(&mut self) -> Option<(u64, CallId, bool)> {
+        let is_waiting = self.stack.last().is_some_and(|top| top.step == Step::Waiting);
+        let is_nested_first = match (self.nested.front(), self.inbox.front()) {
+            (Some((nested, _)), Some((plain, _))) => is_waiting || nested < plain,
+            (nested, _) => nested.is_some(),
+        };
+        if is_nested_first {
+            return self.nested.pop_front().map(|(seq, call)| (seq, call, true));
+        }
+        if is_waiting {
+            return None;
+        }
+        self.inbox.pop_front().map(|(seq, call)| (seq, call, false))
+    }
 }
 
 impl Process {
@@ -44,7 +79,7 @@ impl Process {
         Self {
             life: Life::Starting,
             threads: (0..threads).map(|_| Thread::default()).collect(),
-            begun: vec![0; threads],
+            begun: vec![Begun::default(); threads],
             revoked: BTreeSet::new(),
             objects: BTreeSet::new(),
             namespaces: BTreeSet::new(),

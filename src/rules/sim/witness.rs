@@ -2,7 +2,7 @@
 
 use super::random::Random;
 use crate::config::Affinity;
-use crate::id::{CallId, WorkerId};
+use crate::id::{CallId, SessionKey, WorkerId};
 use crate::rules::pool::{LineView, Pool, Standing};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -23,6 +23,8 @@ pub(super) enum Outcome {
 #[derive(Debug)]
 pub(super) struct Record {
     pub(super) session: u64,
+    /// The call in whose callback it was made.
+    pub(super) parent: Option<CallId>,
     pub(super) affinity: Affinity,
     pub(super) pinned_to: Option<WorkerId>,
     pub(super) uses_namespace: bool,
@@ -79,7 +81,8 @@ impl Witness {
             assert_eq!(worker, holder, "{call} begins where its refs are not");
         }
         let session = record.session;
-        if record.affinity == Affinity::StrictQueue {
+        // What a callback calls passes every line.
+        if record.affinity == Affinity::StrictQueue && record.parent.is_none() {
             // One with refs may pass one that waits for a home; else nothing of a session passes anything.
             let carries = (session, record.pinned_to.clone(), record.uses_namespace);
             let last = self.last_begun.insert(carries, call);
@@ -98,11 +101,19 @@ impl Witness {
 
     /// A grant was made: no strict call without refs goes anywhere but home, and none that uses a
     /// namespace anywhere but there.
-    pub(super) fn granted(&self, call: CallId, worker: &WorkerId, home: Option<WorkerId>, namespace: Option<WorkerId>) {
+    ///
+    /// In a callback it may go where no home can be, if it has none.
+    pub(super) fn granted(&self, call: CallId, worker: &WorkerId, session: &SessionKey, pool: &Pool) {
+        let (home, namespace) = (pool.home(session), pool.namespace(session));
+        let may_be_home =
+            pool.workers().any(|view| view.id == worker && matches!(view.standing, Standing::Free | Standing::Busy));
         let record = &self.calls[&call];
         if record.uses_namespace {
             assert_eq!(Some(worker), namespace.as_ref(), "{call} goes where its namespace is not");
-        } else if record.affinity != Affinity::Hint && record.pinned_to.is_none() {
+        } else if record.affinity != Affinity::Hint
+            && record.pinned_to.is_none()
+            && !(record.parent.is_some() && (home.is_none() || !may_be_home))
+        {
             assert_eq!(Some(worker), home.as_ref(), "{call} is strict and goes elsewhere");
         }
     }
@@ -135,6 +146,21 @@ impl Witness {
 
     pub(super) fn unanswered(&self) -> Vec<CallId> {
         self.calls.iter().filter(|(_, record)| record.outcome.is_none()).map(|(id, _)| *id).collect()
+    }
+
+    /// The call whose tree it belongs to.
+    pub(super) fn root(&self, call: CallId) -> CallId {
+        let mut root = call;
+        while let Some(parent) = self.calls[&root].parent {
+            root = parent;
+        }
+        root
+    }
+
+    /// In how many callbacks it was made, one inside the other.
+    pub(super) fn depth(&self, call: CallId) -> usize {
+        let parent = |call: &CallId| self.calls[call].parent;
+        std::iter::successors(parent(&call), parent).count()
     }
 
     /// A call whose caller still waits.

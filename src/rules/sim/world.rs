@@ -10,11 +10,12 @@ pub(super) use mail::{Mailbox, Message};
 use self::clients::User;
 use self::faults::Faults;
 use super::actors::{SessionActor, WorkerActor};
+use super::callbacks::Callback;
 use super::random::Random;
 use super::witness::Witness;
 use crate::config::{Affinity, OnWorkerLost, PoolConfig};
 use crate::event::EndReason;
-use crate::id::WorkerId;
+use crate::id::{CallId, WorkerId};
 use crate::rules::pool::{Pool, PoolRules};
 use crate::rules::refs::Refs;
 use crate::rules::session::Sessions;
@@ -41,6 +42,8 @@ pub(super) struct World {
     pub(super) actors: BTreeMap<u64, SessionActor>,
     pub(super) workers: BTreeMap<WorkerId, WorkerActor>,
     pub(super) users: BTreeMap<u64, User>,
+    /// By the calls that wait for them.
+    pub(super) callbacks: BTreeMap<CallId, Callback>,
     pub(super) witness: Witness,
     pub(super) last_ref: u64,
     last_call: u64,
@@ -91,6 +94,7 @@ impl World {
         }
         world.until("the pool has stopped", |world| world.is_stopped && world.workers.is_empty());
         assert_eq!(world.sessions.len(), 0);
+        assert!(world.callbacks.is_empty(), "callbacks outlive their calls: {:?}", world.callbacks);
         world.trace
     }
 
@@ -105,7 +109,7 @@ impl World {
             .concurrency(concurrency)
             .max_queue_size(if random.one_in(3) { random.between(0, 4) } else { 64 } as usize)
             .max_queue_bytes(if random.one_in(4) { 200 } else { 100_000 })
-            .queue_timeout(micros(random.between(500, 30_000)))
+            .queue_timeout(if faults.patience { Duration::from_secs(600) } else { micros(random.between(500, 30_000)) })
             .restart_budget(budget.0, budget.1)
             .restart_backoff(micros(1_000), micros(8_000))
             .retire_grace(micros(random.between(1_000, 20_000)))
@@ -144,6 +148,7 @@ impl World {
             actors: BTreeMap::new(),
             workers: BTreeMap::new(),
             users: BTreeMap::new(),
+            callbacks: BTreeMap::new(),
             witness: Witness::default(),
             last_ref: 0,
             last_call: 0,
@@ -179,7 +184,9 @@ impl World {
             let timers = [self.pool.poll_timeout(), self.refs.poll_timeout(), self.sessions.poll_timeout()];
             let lanes = self.workers.values().map(|worker| worker.lane.poll_timeout());
             let timer = timers.into_iter().chain(lanes).flatten().min();
-            let Some(next) = mail.into_iter().chain(timer).min() else { panic!("at rest, but not: {what}") };
+            let Some(next) = mail.into_iter().chain(timer).min() else {
+                panic!("at rest, but not: {what}; unanswered {:?}", self.witness.unanswered())
+            };
             assert!(next < limit, "not after 120 s: {what}; unanswered {:?}", self.witness.unanswered());
             self.now = self.now.max(next);
             if mail.is_some_and(|mail| mail <= next) {

@@ -52,7 +52,7 @@ impl World {
         }
     }
 
-    fn some_user(&mut self) -> Option<u64> {
+    pub(in crate::rules::sim) fn some_user(&mut self) -> Option<u64> {
         let users: Vec<u64> = self.users.keys().copied().collect();
         self.random.pick(&users).copied()
     }
@@ -69,14 +69,22 @@ impl World {
     }
 
     pub(super) fn submit_for(&mut self, session: u64) {
+        self.submit_in(session, None);
+    }
+
+    /// A call of that session, in a callback of the other call if there is one: then the session may have ended.
+    pub(in crate::rules::sim) fn submit_in(&mut self, session: u64, parent: Option<CallId>) -> CallId {
         self.last_call += 1;
         let call = CallId(self.last_call);
         let affinity = *self.random.pick(&self.affinities).expect("there are some");
-        let user = self.users.get_mut(&session).expect("it was just chosen");
-        let pinned_to =
-            if self.random.one_in(3) { self.random.pick(&user.refs).map(|(_, at)| at.clone()) } else { None };
-        user.open += 1;
-        let key = user.key.clone();
+        let (key, refs) = match self.users.get_mut(&session) {
+            Some(user) => {
+                user.open += 1;
+                (user.key.clone(), user.refs.as_slice())
+            }
+            None => (SessionKey::new("s".into(), session), &[][..]),
+        };
+        let pinned_to = if self.random.one_in(3) { self.random.pick(refs).map(|(_, at)| at.clone()) } else { None };
         let purpose = match &pinned_to {
             Some(_) if self.random.one_in(3) => Purpose::Continuing,
             _ if self.random.one_in(6) => Purpose::Opening,
@@ -84,13 +92,20 @@ impl World {
         };
         // A batch works on what is open, and on nothing else.
         let uses_namespace = purpose != Purpose::Continuing && self.random.one_in(4);
-        self.sessions.handle_held(&key);
+        if self.users.contains_key(&session) {
+            self.sessions.handle_held(&key);
+        }
         let timeout = (self.faults.deadlines && self.random.one_in(3)).then(|| micros(self.random.below(10_000)));
-        let deadline = timeout.map(|timeout| self.now + timeout);
+        // The earlier one of its own and that of the call that waits for it.
+        let of_parent = parent.and_then(|parent| self.witness.calls[&parent].deadline);
+        let own = timeout.map(|timeout| self.now + timeout);
+        let deadline = own.into_iter().chain(of_parent).min();
+        let timeout = deadline.map(|_| timeout.unwrap_or_default());
         // It waits its turn as a strict call does, whatever was asked for.
         let waits_as = if purpose == Purpose::Continuing { Affinity::StrictQueue } else { affinity };
         let record = Record {
             session,
+            parent,
             affinity: waits_as,
             pinned_to: pinned_to.clone(),
             uses_namespace,
@@ -106,13 +121,14 @@ impl World {
             purpose,
             // A trait of the session.
             rebuilds: session.is_multiple_of(3),
-            tree: None,
+            tree: parent.map(|parent| self.witness.root(parent)),
+            has_ended: false,
             affinity: Some(affinity),
             pinned_to,
             uses_namespace,
             deadline,
             timeout,
-            queue_timeout: self.random.one_in(8).then(|| micros(200)),
+            queue_timeout: (self.random.one_in(8) && !self.faults.patience).then(|| micros(200)),
             bytes: self.random.between(1, 100) as usize,
             on_worker_lost: self.random.one_in(8).then_some(OnWorkerLost::Rehome),
         };
@@ -120,6 +136,7 @@ impl World {
             self.witness.may_always_start_anew(session);
         }
         self.post(Mailbox::Session(session), Message::Submit(ticket));
+        call
     }
 
     fn create(&mut self) -> Option<u64> {
@@ -168,6 +185,7 @@ impl World {
             }
         }
         self.look_at(session);
+        self.on_answered(call);
     }
 
     fn look_at(&mut self, session: u64) {

@@ -20,22 +20,30 @@ pub(in crate::rules::sim) struct Faults {
     pub(super) resets: bool,
     shutdown: bool,
     pub(in crate::rules::sim) long_calls: bool,
+    /// No fault: calls ask for callbacks, which make calls.
+    pub(in crate::rules::sim) callbacks: bool,
+    /// Nor is this: nobody gives up by himself, so that who waits in vain waits for ever, and is found.
+    pub(super) patience: bool,
 }
 
 impl Faults {
     /// Which of them a world has.
     pub(super) fn choose(random: &mut Random) -> Self {
         let faultless = random.one_in(8);
+        let callbacks = random.one_in(2);
+        let patience = random.one_in(4);
         let mut fault = |n| !faultless && random.one_in(n);
         Self {
+            callbacks,
+            patience,
             kills: fault(2),
             failed_starts: fault(3),
             taints: fault(2),
             restarts: fault(3),
             resizes: fault(4),
             zygote: fault(4),
-            give_ups: fault(2),
-            deadlines: fault(2),
+            give_ups: fault(2) && !patience,
+            deadlines: fault(2) && !patience,
             releases: fault(2),
             resets: fault(2),
             shutdown: fault(8),

@@ -2,6 +2,7 @@
 
 use crate::id::{CallId, RefId, SessionKey, WorkerId};
 use crate::rules::pool::Ticket;
+use crate::rules::sim::actors::Grant;
 use std::time::Duration;
 
 /// A mailbox: what is posted to it is handled in that order.
@@ -26,6 +27,8 @@ pub(in crate::rules::sim) enum Message {
     Rebuilt(CallId),
     RebuildFailed(CallId, WorkerId),
     LeaseOver(CallId, usize),
+    Callback(CallId),
+    CallbackOver(CallId),
     Returned(CallId, WorkerId),
     TakenBack(CallId),
     Kept(CallId),
@@ -51,17 +54,17 @@ pub(in crate::rules::sim) enum Message {
 
     Submit(Ticket),
     GiveUp(CallId),
-    /// Whether it set a home that is to be made ready first.
-    Grant(CallId, WorkerId, bool),
+    Grant(Grant),
     /// Whether its home was not ready.
     Refuse(CallId, bool),
     /// Whether the home that the call set is ready.
     RebuildEnds(CallId, bool),
     BodyBack(CallId),
     Ended(CallId),
-    Forgotten(SessionKey),
+    Forgotten(SessionKey, Option<WorkerId>),
 
-    Request(CallId),
+    /// With the call of its tree that it is to run on top of.
+    Request(CallId, Option<CallId>),
     TakeBack(CallId),
     DropTakeBack(CallId),
     Cancel(CallId),
@@ -73,7 +76,11 @@ pub(in crate::rules::sim) enum Message {
     Run {
         seq: u64,
         entry: u32,
+        nested: bool,
         call: CallId,
+    },
+    HostReply {
+        seq: u64,
     },
     Step(u32),
     Reply {
@@ -82,6 +89,13 @@ pub(in crate::rules::sim) enum Message {
     },
     Pass {
         seq: u64,
+    },
+    HostCall {
+        seq: u64,
+    },
+    CallbackEnds {
+        seq: u64,
+        call: CallId,
     },
     Spawned,
     Gone,

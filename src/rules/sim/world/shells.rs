@@ -6,7 +6,7 @@ use crate::id::{SessionKey, WorkerId};
 use crate::rules::pool::{Action, Refusal};
 use crate::rules::refs::RefAction;
 use crate::rules::session::SessionAction;
-use crate::rules::sim::actors::WorkerActor;
+use crate::rules::sim::actors::{Grant, WorkerActor};
 use crate::rules::sim::process::Life;
 use crate::rules::sim::reach;
 
@@ -24,6 +24,8 @@ impl World {
             Message::Rebuilt(call) => pool.handle_rebuilt(call, now),
             Message::RebuildFailed(call, worker) => pool.handle_rebuild_failed(call, &worker, now),
             Message::LeaseOver(call, pins) => pool.handle_lease_over(call, pins, now),
+            Message::Callback(call) => pool.handle_callback(call, now),
+            Message::CallbackOver(call) => pool.handle_callback_over(call, now),
             Message::Returned(call, worker) => pool.handle_lease_returned(call, &worker, now),
             Message::TakenBack(call) => pool.handle_taken_back(call, now),
             Message::Kept(call) => pool.handle_kept(call, now),
@@ -56,11 +58,13 @@ impl World {
         while let Some(action) = self.pool.poll_action() {
             self.note(&format!("{action:?}"));
             match action {
-                Action::Grant { call, session, worker, rebuild } => {
-                    let (home, namespace) = (self.pool.home(&session), self.pool.namespace(&session));
-                    self.witness.granted(call, &worker, home, namespace);
-                    granted.push((session.incarnation(), worker.clone()));
-                    self.post(Mailbox::Session(session.incarnation()), Message::Grant(call, worker.clone(), rebuild));
+                Action::Grant { call, session, worker, on, rebuild } => {
+                    self.witness.granted(call, &worker, &session, &self.pool);
+                    if on.is_none() {
+                        granted.push((session.incarnation(), worker.clone()));
+                    }
+                    let grant = Grant { call, worker: worker.clone(), on, rebuild };
+                    self.post(Mailbox::Session(session.incarnation()), Message::Grant(grant));
                     self.pull_away(session, worker);
                 }
                 Action::Refuse { call, session, refusal } => {
@@ -80,8 +84,7 @@ impl World {
                     assert_eq!(actor.process.life, Life::Dead, "{worker} lives");
                 }
                 Action::Forgotten { session, namespace } => {
-                    self.post(Mailbox::Session(session.incarnation()), Message::Forgotten(session.clone()));
-                    self.post(Mailbox::Registry, Message::SessionForgotten(session, namespace));
+                    self.post(Mailbox::Session(session.incarnation()), Message::Forgotten(session, namespace));
                 }
                 Action::Degraded { .. } => reach::hit("degraded".into()),
                 Action::Stopped => self.is_stopped = true,
@@ -170,6 +173,7 @@ fn code(refusal: &Refusal) -> &'static str {
         Refusal::PoolDegraded { .. } => "pool_degraded",
         Refusal::QueueTimeout { .. } => "queue_timeout",
         Refusal::Timeout { .. } => "timeout",
+        Refusal::WouldDeadlock => "would_deadlock",
         Refusal::RebuildFailed => "rebuild_failed",
         Refusal::RefLost { .. } => "ref_lost",
         Refusal::NamespaceElsewhere { .. } => "namespace_elsewhere",
