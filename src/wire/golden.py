@@ -40,6 +40,13 @@ def read(message: bytes) -> dict[str, Any]:
     if kind == wire.FREE:
         refs, released = wire.read_free(view)
         return {"kind": kind, "refs": refs, "released": released}
+    if kind == wire.HOST_REPLY:
+        seq, ended, place, block, length, count = wire.HOST_REPLY_HEAD.unpack_from(view)
+        entry = int.from_bytes(view[wire.ANSWER_ENTRY_AT : wire.ANSWER_ENTRY_AT + 4], "little")
+        released, at = wire.read_answer_released(view)
+        assert count == len(released)
+        names = ("kind", "seq", "entry", "ended", "place", "block", "length", "released", "body")
+        return dict(zip(names, (kind, seq, entry, ended, place, block, length, released, message[at:])))
     seq, place, block, length, count, _ = wire.CALL_HEAD.unpack_from(view)
     # The loop has no use for the call's id.
     call = int.from_bytes(view[wire.ENTRY_AT - 8 : wire.ENTRY_AT], "little")

@@ -2,7 +2,7 @@
 //!
 //! With `SNAKEBRIDGE_BLESS=1` the test writes the file anew; the difference is then for a person to judge.
 
-use super::{Body, Ended, FromWorker, Plan, Step, ToWorker, layout};
+use super::{Body, Ended, FromWorker, HostEnded, Order, Plan, Step, ToWorker, layout};
 use crate::python::interpreters;
 use std::fmt::Write;
 use std::path::Path;
@@ -69,13 +69,21 @@ fn datagram(message: &FromWorker, body: &[u8]) -> Vec<u8> {
 }
 
 fn to_worker() -> Vec<(ToWorker<'static>, &'static [u8], &'static str)> {
-    let call = |seq, entry, body, released: &[u32]| ToWorker::Call {
+    let order = |seq, entry, body, released: &[u32]| Order {
         seq,
         call: 1 << 40,
         entry,
         body,
         released: released.to_vec(),
         plan: (&[6, 7][..]).into(),
+    };
+    let call = |seq, entry, body, released: &[u32]| ToWorker::Call(order(seq, entry, body, released));
+    let answer = |ended, body, released: &[u32]| ToWorker::HostReply {
+        seq: 1 << 50,
+        entry: 31,
+        ended,
+        body,
+        released: released.to_vec(),
     };
     vec![
         (
@@ -106,6 +114,41 @@ fn to_worker() -> Vec<(ToWorker<'static>, &'static [u8], &'static str)> {
         (ToWorker::Free { refs: vec![8], released: vec![] }, b"", "dict(kind=FREE, refs=[8], released=[])"),
         (ToWorker::Free { refs: vec![], released: vec![7] }, b"", "dict(kind=FREE, refs=[], released=[7])"),
         (ToWorker::Stop, b"", "dict(kind=STOP)"),
+        (
+            ToWorker::Nested(order(4, 31, Body::inline(3), &[])),
+            b"abc",
+            r"dict(kind=NESTED, seq=4, call=1 << 40, entry=31, place=INLINE, block=0, length=3, released=[], plan=b'\6\7', body=b'abc')",
+        ),
+        (
+            ToWorker::Nested(order(5, 0, Body::block(5, 70_000), &[4, 0])),
+            b"",
+            r"dict(kind=NESTED, seq=5, call=1 << 40, entry=0, place=BLOCK, block=5, length=70000, released=[4, 0], plan=b'\6\7', body=b'')",
+        ),
+        (
+            answer(HostEnded::Value, Body::inline(3), &[]),
+            b"abc",
+            "dict(kind=HOST_REPLY, seq=1 << 50, entry=31, ended=HOST_VALUE, place=INLINE, block=0, length=3, released=[], body=b'abc')",
+        ),
+        (
+            answer(HostEnded::Value, Body::block(5, 1 << 33), &[2, u32::MAX]),
+            b"",
+            "dict(kind=HOST_REPLY, seq=1 << 50, entry=31, ended=HOST_VALUE, place=BLOCK, block=5, length=1 << 33, released=[2, (1 << 32) - 1], body=b'')",
+        ),
+        (
+            answer(HostEnded::Failed, Body::inline(3), &[7]),
+            b"abc",
+            "dict(kind=HOST_REPLY, seq=1 << 50, entry=31, ended=HOST_FAILED, place=INLINE, block=0, length=3, released=[7], body=b'abc')",
+        ),
+        (
+            answer(HostEnded::NoSuchFunction, Body::inline(0), &[]),
+            b"",
+            "dict(kind=HOST_REPLY, seq=1 << 50, entry=31, ended=NO_SUCH_FUNCTION, place=INLINE, block=0, length=0, released=[], body=b'')",
+        ),
+        (
+            answer(HostEnded::Cancelled, Body::inline(0), &[]),
+            b"",
+            "dict(kind=HOST_REPLY, seq=1 << 50, entry=31, ended=CANCELLED, place=INLINE, block=0, length=0, released=[], body=b'')",
+        ),
     ]
 }
 
@@ -113,6 +156,13 @@ fn from_worker() -> Vec<(FromWorker, &'static [u8], &'static str)> {
     let reply = |ended, body, released: &[u32], refs: &[u64]| FromWorker::Reply {
         seq: 7,
         ended,
+        body,
+        released: released.to_vec(),
+        refs: refs.to_vec(),
+    };
+    let host_call = |function, body, released: &[u32], refs: &[u64]| FromWorker::HostCall {
+        seq: 7,
+        function,
         body,
         released: released.to_vec(),
         refs: refs.to_vec(),
@@ -151,6 +201,17 @@ fn from_worker() -> Vec<(FromWorker, &'static [u8], &'static str)> {
         (reply(Ended::Part, Body::inline(3), &[], &[5]), b"abc", "reply(7, PART, INLINE, 0, 3, [], [5]) + b'abc'"),
         (FromWorker::Passed { seq: 9, released: vec![] }, b"", "passed(9, [])"),
         (FromWorker::Passed { seq: 9, released: vec![5] }, b"", "passed(9, [5])"),
+        (host_call(0, Body::inline(3), &[], &[]), b"abc", "host_call(7, 0, INLINE, 0, 3, [], []) + b'abc'"),
+        (
+            host_call(1 << 50, Body::block(2, 40_000), &[2, 0, u32::MAX], &[]),
+            b"",
+            "host_call(7, 1 << 50, BLOCK, 2, 40000, [2, 0, (1 << 32) - 1], [])",
+        ),
+        (
+            host_call(5, Body::inline(3), &[3], &[1, 1 << 36 | 9]),
+            b"abc",
+            "host_call(7, 5, INLINE, 0, 3, [3], [1, 1 << 36 | 9]) + b'abc'",
+        ),
     ]
 }
 

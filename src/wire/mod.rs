@@ -70,23 +70,53 @@ pub(crate) enum Place {
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub(crate) enum ToWorker<'a> {
     /// Run this; the inline body follows.
-    Call {
-        /// Rises by one for each call that this worker is sent.
-        seq: u64,
-        /// The call's id in the bridge, for what Python logs of it.
-        call: u64,
-        /// Which of the concurrent entries runs it.
-        entry: u32,
-        body: Body,
-        /// Blocks of the worker that the host has read.
-        released: Vec<u32>,
-        /// An encoded [`Plan`]; the worker keeps what it made of it by these bytes.
-        plan: Cow<'a, [u8]>,
-    },
+    Call(Order<'a>),
     /// Let go of these refs.
     Free { refs: Vec<u64>, released: Vec<u32> },
     /// Exit once everything sent before is done.
     Stop,
+    /// Run this on top of a call that waits for the host; the inline body follows.
+    Nested(Order<'a>),
+    /// What a call waits for; the inline body follows.
+    HostReply {
+        /// The call that waits. It waits for one answer at a time, so its number names it.
+        seq: u64,
+        /// The entry that runs it.
+        entry: u32,
+        ended: HostEnded,
+        body: Body,
+        /// Blocks of the worker that the host has read.
+        released: Vec<u32>,
+    },
+}
+
+/// A call, plain or nested.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct Order<'a> {
+    /// Rises by one for each call that this worker is sent.
+    pub(crate) seq: u64,
+    /// The call's id in the bridge, for what Python logs of it.
+    pub(crate) call: u64,
+    /// Which of the concurrent entries runs it.
+    pub(crate) entry: u32,
+    pub(crate) body: Body,
+    /// Blocks of the worker that the host has read.
+    pub(crate) released: Vec<u32>,
+    /// An encoded [`Plan`]; the worker keeps what it made of it by these bytes.
+    pub(crate) plan: Cow<'a, [u8]>,
+}
+
+/// How a call of the host's functions ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) enum HostEnded {
+    /// The body is the value.
+    Value,
+    /// The body describes the error.
+    Failed,
+    /// There is no function of that id; no body.
+    NoSuchFunction,
+    /// The call that waits has been cancelled; no body.
+    Cancelled,
 }
 
 /// How a call ended in the worker.
@@ -127,6 +157,18 @@ pub(crate) enum FromWorker {
         /// The block of the host that its body lies in, unread.
         released: Vec<u32>,
     },
+    /// A call waits for what a function of the host makes of the body, which follows if it is inline.
+    HostCall {
+        /// The call that waits.
+        seq: u64,
+        /// The function; 0 asks for the one that the body names.
+        function: u64,
+        body: Body,
+        /// Blocks of the host that the worker has read.
+        released: Vec<u32>,
+        /// The refs that the body holds.
+        refs: Vec<u64>,
+    },
 }
 
 /// A message that is not one.
@@ -151,10 +193,12 @@ impl FromWorker {
             bincode::decode_from_slice::<Self, _>(datagram, layout()).map_err(|_| Malformed("an unreadable header"))?;
         let rest = &datagram[read..];
         let inline = match &message {
-            Self::Reply { body, .. } | Self::StartFailed { body } => match body.place()? {
-                Place::Inline { len } => len,
-                Place::Block { .. } => 0,
-            },
+            Self::Reply { body, .. } | Self::HostCall { body, .. } | Self::StartFailed { body } => {
+                match body.place()? {
+                    Place::Inline { len } => len,
+                    Place::Block { .. } => 0,
+                }
+            }
             Self::Hello { .. } | Self::Passed { .. } => 0,
         };
         if rest.len() == inline { Ok((message, rest)) } else { Err(Malformed("a body of another length than said")) }
@@ -175,20 +219,21 @@ mod tests {
         FromWorker::Reply { seq: 7, ended: Ended::Value, body: Body::inline(3), released: vec![2], refs: vec![1, 9] }
     }
 
-    #[test]
-    fn a_message_is_read_back_with_its_body() {
-        let bytes = encoded(&reply(), b"abc");
-        assert_eq!(FromWorker::decode(&bytes), Ok((reply(), &b"abc"[..])));
+    fn host_call() -> FromWorker {
+        FromWorker::HostCall { seq: 7, function: 5, body: Body::inline(3), released: vec![2], refs: vec![1, 9] }
     }
 
     #[test]
     fn a_message_cut_at_any_byte_or_with_a_byte_more_is_refused() {
-        let mut bytes = encoded(&reply(), b"abc");
-        for cut in 0..bytes.len() {
-            assert!(FromWorker::decode(&bytes[..cut]).is_err(), "cut at {cut}");
+        for message in [reply(), host_call()] {
+            let mut bytes = encoded(&message, b"abc");
+            assert_eq!(FromWorker::decode(&bytes), Ok((message, &b"abc"[..])));
+            for cut in 0..bytes.len() {
+                assert!(FromWorker::decode(&bytes[..cut]).is_err(), "cut at {cut}");
+            }
+            bytes.push(0);
+            assert!(FromWorker::decode(&bytes).is_err());
         }
-        bytes.push(0);
-        assert!(FromWorker::decode(&bytes).is_err());
     }
 
     #[test]
@@ -201,26 +246,39 @@ mod tests {
 
     #[test]
     fn the_fixed_part_of_a_call_has_the_layout_that_python_unpacks() {
-        let mut out = Vec::new();
-        ToWorker::Call {
-            seq: 1,
-            call: 2,
-            entry: 3,
-            body: Body::block(4, 5),
-            released: vec![],
-            plan: Cow::Borrowed(&[6]),
+        let order =
+            Order { seq: 1, call: 2, entry: 3, body: Body::block(4, 5), released: vec![], plan: Cow::Borrowed(&[6]) };
+        for (number, message) in [(0u32, ToWorker::Call(order.clone())), (3, ToWorker::Nested(order))] {
+            let mut out = Vec::new();
+            message.encode(&mut out);
+            let mut expected = number.to_le_bytes().to_vec();
+            expected.extend(1u64.to_le_bytes());
+            expected.extend(2u64.to_le_bytes());
+            expected.extend(3u32.to_le_bytes());
+            expected.extend(1u32.to_le_bytes());
+            expected.extend(4u32.to_le_bytes());
+            expected.extend(5u64.to_le_bytes());
+            expected.extend(0u64.to_le_bytes());
+            expected.extend(1u64.to_le_bytes());
+            expected.push(6);
+            assert_eq!(out, expected);
         }
-        .encode(&mut out);
-        let mut expected = vec![0, 0, 0, 0];
+    }
+
+    #[test]
+    fn the_fixed_part_of_an_answer_has_the_layout_that_python_unpacks() {
+        let mut out = Vec::new();
+        let ended = HostEnded::Cancelled;
+        ToWorker::HostReply { seq: 1, entry: 2, ended, body: Body::block(4, 5), released: vec![6] }.encode(&mut out);
+        let mut expected = 4u32.to_le_bytes().to_vec();
         expected.extend(1u64.to_le_bytes());
-        expected.extend(2u64.to_le_bytes());
+        expected.extend(2u32.to_le_bytes());
         expected.extend(3u32.to_le_bytes());
         expected.extend(1u32.to_le_bytes());
         expected.extend(4u32.to_le_bytes());
         expected.extend(5u64.to_le_bytes());
-        expected.extend(0u64.to_le_bytes());
         expected.extend(1u64.to_le_bytes());
-        expected.push(6);
+        expected.extend(6u32.to_le_bytes());
         assert_eq!(out, expected);
     }
 }

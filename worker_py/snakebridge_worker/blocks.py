@@ -163,26 +163,27 @@ def _write(fd: int, views: "list[memoryview]", total: int) -> None:
 class Incoming:
     """The blocks that the host has sent bodies in."""
 
-    __slots__ = ("_side", "_maps", "_lent", "_base")
+    __slots__ = ("_side", "_maps", "lent", "_base")
 
     def __init__(self, side: socket.socket) -> None:
         self._side = side
         self._maps: "list[mmap.mmap]" = []
-        self._lent: "set[int]" = set()
+        #: Always the same set: the blocks that something may refer to.
+        self.lent: "set[int]" = set()
         self._base = 0
 
     def view(self, index: int, length: int) -> memoryview:
         """A body in place: writable, and the worker's own until nothing refers to it any more."""
         while len(self._maps) <= index:
             self._receive()
-        self._lent.add(index)
+        self.lent.add(index)
         return memoryview(self._maps[index])[:length]
 
     def unused(self) -> "list[int]":
         """The blocks that nothing refers to any more, each told once: to be named as released in the next message."""
         # Exact, also for views of views and arrays over them: each holds the mapping itself.
-        released = [index for index in self._lent if self._references(index) == self._base]
-        self._lent.difference_update(released)
+        released = [index for index in self.lent if self._references(index) == self._base]
+        self.lent.difference_update(released)
         return released
 
     def _references(self, index: int) -> int:

@@ -13,6 +13,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from . import kinds
 from .errors import EncodeError
+from .host import Callback
 from .kinds import MISSING, Wanted, complex_of, date, date_time, delta, number, time, uuid_of
 from .refs import RefTable
 from .shapes import Shape
@@ -56,6 +57,11 @@ def resolve(ref_id: int) -> Any:
     return _table.get(ref_id)
 
 
+def callback(function: int, want: bytes, name: str) -> Callback:
+    """A function of the host."""
+    return Callback(function, want, name)
+
+
 # What only goes to Rust: names for the extension codes, never called.
 
 
@@ -93,6 +99,7 @@ _CODES = (
     (number, 0xFA),
     (uuid_of, 0xFB),
     (complex_of, 0xFC),
+    (callback, 0xFD),
 )
 _FUNCTIONS = frozenset(function for function, _ in _CODES)
 
@@ -228,6 +235,20 @@ class Encoder:
         ref_id = self._table.add(obj)
         arguments = pickle.dumps((ref_id, module, name), 5)
         return [b"%b%b%b" % (_STREAM if is_iterator else _REF, arguments[2:-1], _CALL)], [ref_id]
+
+    def argument(self, args: List[Any], kwargs: Dict[str, Any], want: bytes) -> Any:
+        """What stands for the arguments of a function of the host.
+
+        An iterator that is collected is exchanged for its items in ``args``, should they be asked for again.
+        """
+        shape = (self._plans.get(want) or self._plan(want)) if want[0] == EXTRACT else None
+        if len(args) == 1 and not kwargs:
+            if shape is not None and shape.collects:
+                args[0] = kinds.collect(args[0])
+            return args[0]
+        if kwargs and not args and shape is not None and shape.is_map:
+            return kwargs
+        return (*args, kwargs) if kwargs else tuple(args)
 
     def takes_atoms(self, want: bytes) -> bool:
         """Whether an atom is sent as the plain pickle of itself, so that nobody needs to ask for it each time."""

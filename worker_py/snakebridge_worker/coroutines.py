@@ -15,23 +15,34 @@ _sample.close()
 
 
 class Loop:
-    """An event loop, made when it is first needed: importing asyncio takes longer than forking a worker."""
+    """An event loop, made when it is first needed: importing asyncio takes longer than forking a worker.
 
-    __slots__ = ("_loop",)
+    A loop cannot run within itself. While it runs, what a nested call gives it runs on another.
+    """
+
+    __slots__ = ("_loop", "_above")
 
     def __init__(self) -> None:
         self._loop: Any = None
+        self._above: Loop | None = None
 
     def run(self, coroutine: Any) -> Any:
         """What the coroutine returns."""
-        if self._loop is None:
+        idle = self
+        while idle._loop is not None and idle._loop.is_running():
+            if idle._above is None:
+                idle._above = Loop()
+            idle = idle._above
+        if idle._loop is None:
             import asyncio
 
-            self._loop = asyncio.new_event_loop()
-        return self._loop.run_until_complete(coroutine)
+            idle._loop = asyncio.new_event_loop()
+        return idle._loop.run_until_complete(coroutine)
 
     def close(self) -> None:
         """Nothing runs here any more."""
+        if self._above is not None:
+            self._above.close()
         loop, self._loop = self._loop, None
         if loop is not None:
             loop.run_until_complete(loop.shutdown_asyncgens())

@@ -5,7 +5,9 @@ and replaced if reading it fails.
 """
 
 import pickle
+import sys
 import traceback
+from types import TracebackType
 from typing import Any, Callable, List, Optional, Tuple
 
 _LONGEST = 64 * 1024
@@ -45,6 +47,41 @@ class InStep(BaseException):
 Link = Tuple[str, str, str, str, List[Tuple[str, int, str]], List[str]]
 
 
+class Rebuilt(Exception):
+    """Base of the exceptions that stand for those of another worker. What describes those describes them."""
+
+    link: Link
+
+
+def rebuilt(chain: List[Link]) -> Optional[BaseException]:
+    """Exceptions that are to Python what those of a chain were: the outermost, with its causes; None for none."""
+    made = None
+    for link in reversed(chain):
+        name, module, message, _, frames, notes = link
+        members = {"__module__": module, "__qualname__": name}
+        error = type(name.rpartition(".")[2].replace("\0", "?"), (Rebuilt,), members)(message)
+        error.link = link
+        error.__cause__ = made
+        error.__traceback__ = _guarded(lambda: _traceback(frames), None)
+        if notes:
+            error.__notes__ = list(notes)
+        made = error
+    return made
+
+
+_FRAME = compile("frame()", "", "eval")
+
+
+def _traceback(frames: List[Tuple[str, int, str]]) -> Optional[TracebackType]:
+    """A traceback with these frames, of code that does nothing."""
+    made = None
+    for file, line, name in reversed(frames):
+        code = _FRAME.replace(co_filename=file, co_name=name)
+        # Without a place in the code no column of the line is marked.
+        made = TracebackType(made, eval(code, {"frame": sys._getframe}), -1, line)
+    return made
+
+
 def describe(exc: BaseException, step: Optional[str] = None) -> bytes:
     """The step that raised, if one of several, with the exception and its causes, outermost first.
 
@@ -81,6 +118,8 @@ def _cause(exc: BaseException) -> Optional[BaseException]:
 
 
 def _link(exc: BaseException, message: str, whole: bool) -> Link:
+    if issubclass(type(exc), Rebuilt):
+        return exc.link
     name = _guarded(lambda: _name(type(exc)), "?")
     module = _guarded(lambda: _module(type(exc)), "?")
     plain = _plain_text(name, module, message)

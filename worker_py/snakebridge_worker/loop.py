@@ -17,7 +17,7 @@ from functools import reduce
 from time import monotonic_ns
 from typing import Any, Callable, Sequence
 
-from snakebridge_worker import codec, coroutines, errors, streams, wire
+from snakebridge_worker import codec, coroutines, errors, host, streams, wire
 from snakebridge_worker.blocks import Incoming, Outgoing
 from snakebridge_worker.coroutines import CoroutineType
 from snakebridge_worker.page import FIRST_REVOKE, HOST_SENT, POLL_BUDGET, REVOKE_WORDS, WORKER_SENT, Page
@@ -30,6 +30,7 @@ BUFFER = 256 * 1024
 INLINE = 32 * 1024
 #: At most 64 blocks are lent, so the lowest byte of their count tells whether there are any.
 RELEASED = wire.RELEASED_AT
+ANSWER_RELEASED = wire.ANSWER_RELEASED_AT
 
 
 def main(channel: int, side: int, page: Page, worker: str, ref_base: int, concurrency: int, init: str | None) -> None:
@@ -40,7 +41,7 @@ def main(channel: int, side: int, page: Page, worker: str, ref_base: int, concur
     os.register_at_fork(after_in_child=shared.note_fork)
     shared.send(wire.hello())
     if concurrency == 1:
-        serve(shared, runner(shared, 0))
+        serve(shared)
     else:
         serve_threads(shared, concurrency)
 
@@ -60,7 +61,7 @@ def initialise(shared: Shared, init: str) -> bool:
 class Shared:
     """What all entries of a worker use."""
 
-    __slots__ = ("channel", "page", "table", "incoming", "outgoing", "lock", "forked")
+    __slots__ = ("channel", "page", "table", "incoming", "outgoing", "lock", "forked", "entries")
 
     def __init__(self, channel: int, side: int, page: Page, ref_base: int) -> None:
         side_socket = socket.socket(fileno=side)
@@ -71,6 +72,7 @@ class Shared:
         self.outgoing = Outgoing(side_socket)
         self.lock = threading.Lock()
         self.forked = False
+        self.entries = [host.Entry(self, page.begun_at(index) + 1) for index in range(page.entries)]
 
     def note_fork(self) -> None:
         """Runs in a child that user code forked: it must never answer in the worker's name."""
@@ -93,6 +95,38 @@ class Shared:
         with body:
             return codec.decode_args(body)
 
+    def ask(self, seq: int, function: int, body: list, refs: Sequence[int]) -> None:
+        """Sends a call of a function of the host. Raises HostError, and has sent nothing, if there is no room."""
+        length = sum(map(len, body))
+        if len(refs) > wire.MOST_REFS:
+            raise host.HostError(f"the arguments hold more than {wire.MOST_REFS} objects without a value", "convert")
+        released = self.unused() if self.incoming.lent else ()
+        if length <= INLINE:
+            head = wire.host_call(seq, function, wire.INLINE, 0, length, released, refs)
+            os.writev(self.channel, [head, b"".join(body)])
+            self.page.count_sent()
+            return
+        try:
+            block = self.large(body, length)
+        except BaseException as error:
+            with self.lock:
+                self.incoming.lent.update(released)
+            raise host.HostError(f"arguments of {length} bytes that have no room: {error!r}", "convert") from error
+        self.send(wire.host_call(seq, function, wire.BLOCK, block, length, released, refs))
+
+    def answer(self, view: memoryview) -> tuple[int, int, int, Any]:
+        """A ``host.Answer``. Decoded at once: the host may let go of its refs in the next message."""
+        seq, ended, place, block, length, count = wire.HOST_REPLY_HEAD.unpack_from(view)
+        released, at = wire.read_answer_released(view)
+        if count:
+            self.release(released)
+        try:
+            if not length:
+                return seq, ended, None
+            return seq, ended, self.large_arguments(block, length) if place else codec.decode_args(view[at : at + length])
+        except BaseException as error:
+            return seq, host.BROKEN, error
+
     def unused(self) -> list[int]:
         """Blocks of the host that were read."""
         with self.lock:
@@ -105,8 +139,10 @@ class Shared:
                 self.outgoing.released(block)
 
 
-def runner(shared: Shared, index: int) -> Callable[[Any], None]:
+def runner(shared: Shared, index: int) -> Callable[..., None]:
     """Makes the function that runs the calls of one entry of the control page, each given as its message.
+
+    Nested calls are given with the word that says that they have begun, and run while others are running.
 
     A closure, since everything that it needs is then a local: this is the path of every call.
     """
@@ -116,10 +152,10 @@ def runner(shared: Shared, index: int) -> Callable[[Any], None]:
     revoked = words[FIRST_REVOKE : FIRST_REVOKE + REVOKE_WORDS]
     unpack, decode, encode = wire.CALL_HEAD.unpack_from, pickle.loads, encoder.encode
     write, pack, sent, value_kind, most = os.write, wire.PLAIN_REPLY.pack, WORKER_SENT, wire.REPLY, INLINE
-    fine = wire.VALUE
+    fine, entry, lent = wire.VALUE, shared.entries[index], shared.incoming.lent
     flusher = streams.Flusher(lambda seq, want, items: send_part(shared, encoder, seq, want, items))
 
-    def run(view: Any) -> None:
+    def run(view: Any, begun: int = begun) -> None:
         """Runs a call and answers it, unless it was taken back."""
         seq, place, block, length, count, plan_length = unpack(view)
         # Before anything of the call is looked at, then the revoke word: see `Page.begun_at`.
@@ -127,6 +163,7 @@ def runner(shared: Shared, index: int) -> Callable[[Any], None]:
         if revoked[seq % REVOKE_WORDS] == seq:
             shared.send(wire.passed(seq, [block] if place else []))
             return
+        entry.running = seq
         ended, refs = fine, ()
         try:
             if count:
@@ -158,11 +195,13 @@ def runner(shared: Shared, index: int) -> Callable[[Any], None]:
             ended, body = failure(error)
         if shared.forked:
             os._exit(0)
-        if type(body) is bytes and not place and not refs and len(body) <= most:
+        # What its values do when they go is no part of it.
+        entry.running = 0
+        if type(body) is bytes and not lent and not refs and len(body) <= most:
             write(channel, pack(value_kind, seq, ended, len(body)) + body)
             words[sent] += 1
         else:
-            released = shared.unused() if place else ()
+            released = shared.unused() if lent else ()
             if type(body) is list:
                 length = sum(map(len, body))
                 if length <= INLINE:
@@ -173,6 +212,7 @@ def runner(shared: Shared, index: int) -> Callable[[Any], None]:
         # What is idle must not keep the last call's values alive.
         arguments = value = body = None
 
+    entry.encoder, entry.run = encoder, run
     return run
 
 
@@ -241,8 +281,13 @@ def failure(error: BaseException) -> tuple[int, bytes]:
     return wire.RAISED, errors.describe(error, step)
 
 
-def serve(shared: Shared, run: Callable[[Any], None]) -> None:
+def serve(shared: Shared) -> None:
     """Takes messages and runs calls, both on this thread. An error of the channel ends the worker."""
+    run, entry, receiver = runner(shared, 0), shared.entries[0], Receiver(shared)
+    nested, kept = shared.page.begun_at(0) + 1, entry.kept
+    entry.take = receiver.take
+    host.entries[threading.get_ident()] = entry
+    # Not the receiver's own: a call reads its message while it runs.
     buffer = bytearray(BUFFER)
     view, buffers = memoryview(buffer), [buffer]
     channel, readv, call, released = shared.channel, os.readv, wire.CALL, RELEASED
@@ -254,12 +299,61 @@ def serve(shared: Shared, run: Callable[[Any], None]) -> None:
             if buffer[released]:
                 shared.release(wire.read_released(view)[0])
             run(view)
-            if words[POLL_BUDGET]:
-                poll(words, received)
         elif kind == wire.FREE:
             free(shared, view)
+            continue
+        elif kind == wire.NESTED:
+            # The call that it is nested in has just ended.
+            if buffer[released]:
+                shared.release(wire.read_released(view)[0])
+            run(view, nested)
+        elif kind == wire.HOST_REPLY:
+            shared.answer(view)
+            continue
         else:
             return
+        while kept:
+            message = kept.popleft()
+            if message is None:
+                return
+            run(memoryview(message))
+        if words[POLL_BUDGET]:
+            poll(words, received + receiver.received)
+
+
+class Receiver:
+    """Takes messages from the channel for whoever has to go on with others meanwhile."""
+
+    __slots__ = ("received", "entry", "_shared", "_buffer", "_view", "_buffers")
+
+    def __init__(self, shared: Shared) -> None:
+        #: How many messages.
+        self.received = 0
+        #: The entry that the last message was for.
+        self.entry = 0
+        self._shared = shared
+        self._buffer = bytearray(BUFFER)
+        self._view, self._buffers = memoryview(self._buffer), [self._buffer]
+
+    def take(self) -> Any:
+        """The next message that is for an entry: see ``host.Entry.take``."""
+        shared, buffer, view = self._shared, self._buffer, self._view
+        while size := os.readv(shared.channel, self._buffers):
+            self.received += 1
+            kind = buffer[0]
+            if kind == wire.FREE:
+                free(shared, view)
+            elif kind == wire.HOST_REPLY:
+                self.entry = buffer[wire.ANSWER_ENTRY_AT]
+                return shared.answer(view)
+            elif kind == wire.STOP:
+                return None
+            else:
+                self.entry = buffer[wire.ENTRY_AT]
+                if buffer[RELEASED]:
+                    shared.release(wire.read_released(view)[0])
+                return bytes(view[:size])
+        return b""
 
 
 def poll(words: memoryview, received: int) -> None:
@@ -272,36 +366,34 @@ def poll(words: memoryview, received: int) -> None:
 def serve_threads(shared: Shared, concurrency: int) -> None:
     """Takes messages on this thread; a thread for each entry runs its calls."""
     coroutines.threads = True
-    queues = [queue.SimpleQueue() for _ in range(concurrency)]
+    queues: list[queue.SimpleQueue] = [queue.SimpleQueue() for _ in range(concurrency)]
     threads = [
-        threading.Thread(target=serve_entry, args=(runner(shared, index), waiting), name=f"entry-{index}", daemon=True)
+        threading.Thread(target=serve_entry, args=(shared, index, waiting), name=f"entry-{index}", daemon=True)
         for index, waiting in enumerate(queues)
     ]
     for thread in threads:
         thread.start()
-    buffer = bytearray(BUFFER)
-    view, buffers = memoryview(buffer), [buffer]
-    while size := os.readv(shared.channel, buffers):
-        kind = buffer[0]
-        if kind == wire.CALL:
-            if buffer[RELEASED]:
-                shared.release(wire.read_released(view)[0])
-            queues[buffer[wire.ENTRY_AT]].put(bytes(view[:size]))
-        elif kind == wire.FREE:
-            free(shared, view)
-        else:
-            for waiting in queues:
-                waiting.put(None)
-            for thread in threads:
-                thread.join()
-            return
+    receiver = Receiver(shared)
+    while message := receiver.take():
+        queues[receiver.entry].put(message)
+    if message is None:
+        for waiting in queues:
+            waiting.put(None)
+        for thread in threads:
+            thread.join()
 
 
-def serve_entry(run: Callable[[Any], None], waiting: queue.SimpleQueue) -> None:
+def serve_entry(shared: Shared, index: int, waiting: queue.SimpleQueue) -> None:
     """Runs the calls of one entry, in order."""
+    entry, plain, nested = shared.entries[index], shared.page.begun_at(index), shared.page.begun_at(index) + 1
     try:
-        while (message := waiting.get()) is not None:
-            run(memoryview(message))
+        run, entry.take = runner(shared, index), waiting.get
+        host.entries[threading.get_ident()] = entry
+        while (message := entry.kept.popleft() if entry.kept else waiting.get()) is not None:
+            if type(message) is bytes:
+                run(memoryview(message), nested if message[0] == wire.NESTED else plain)
+            # An idle thread keeps nothing alive.
+            message = None
     except BaseException:
         # Its calls would wait for ever: the worker is of no use any more.
         traceback.print_exc()

@@ -18,15 +18,16 @@ OPTION, SEQ, NEWTYPE, TUPLE, MAP, STRUCT, ENUM = b"oqntmfe"
 
 
 class Shape:
-    """A parsed descriptor: `convert` is None where the reducer suffices."""
+    """A parsed descriptor: `convert` is None where the reducer suffices, `is_map` for a map or a struct."""
 
-    __slots__ = ("convert", "collects", "has_any")
+    __slots__ = ("convert", "collects", "has_any", "is_map")
 
     def __init__(self, descriptor: bytes) -> None:
         nodes = _parse(descriptor)
         letters = {letter for letter, _ in nodes}
         self.has_any = ANY in letters
-        self.collects = _is_sequence(nodes)
+        self.collects = _root(nodes) == SEQ
+        self.is_map = _root(nodes) in (MAP, STRUCT)
         self.convert = _compile(nodes, 0, {}) if letters & {VALUE, REF} else None
 
 
@@ -58,13 +59,13 @@ def _parse(descriptor: bytes) -> List[Node]:
     return nodes
 
 
-def _is_sequence(nodes: List[Node]) -> bool:
-    """Whether the whole is a sequence, so that a generator is collected."""
+def _root(nodes: List[Node]) -> int:
+    """The kind of the whole; of what an option has in it."""
     place, seen = 0, set()
     while nodes[place][0] == OPTION and place not in seen:
         seen.add(place)
         place = nodes[place][1]
-    return nodes[place][0] == SEQ
+    return nodes[place][0]
 
 
 def _compile(nodes: List[Node], place: int, known: Dict[int, Convert]) -> Convert:

@@ -12,9 +12,10 @@ from typing import Sequence
 
 PROTOCOL = 1
 
-CALL, FREE, STOP = range(3)
-HELLO, START_FAILED, REPLY, PASSED = range(4)
+CALL, FREE, STOP, NESTED, HOST_REPLY = range(5)
+HELLO, START_FAILED, REPLY, PASSED, HOST_CALL = range(5)
 VALUE, RAISED, NO_SUCH_REF, UNSENDABLE, PART = range(5)
+HOST_VALUE, HOST_FAILED, NO_SUCH_FUNCTION, CANCELLED = range(4)
 INLINE, BLOCK = range(2)
 
 # A call that releases no block: kind, seq, call, entry, place, block, length, released (a count), plan
@@ -28,6 +29,10 @@ _COUNT = struct.Struct("<Q")
 REPLY_HEAD = struct.Struct("<IQIIIQQQ")
 #: The same with an inline body and neither blocks nor refs: kind, seq, ended, length.
 PLAIN_REPLY = struct.Struct("<IQI8xQ16x")
+# An answer of the host that releases no block: kind, seq, entry, ended, place, block, length, released (a count).
+HOST_REPLY_HEAD = struct.Struct("<4xQ4xIIIQQ")
+ANSWER_ENTRY_AT = 12
+ANSWER_RELEASED_AT = HOST_REPLY_HEAD.size - 8
 _HELLO = struct.Struct("<III")
 _START_FAILED = struct.Struct("<IIIQ")
 _PASSED = struct.Struct("<IQQ")
@@ -47,6 +52,13 @@ def read_plan(view: memoryview, at: int) -> tuple[bytes, int]:
     """The plan whose length stands at ``at``, and where it ends."""
     (length,) = _COUNT.unpack_from(view, at)
     return bytes(view[at + 8 : at + 8 + length]), at + 8 + length
+
+
+def read_answer_released(view: memoryview) -> tuple[list[int], int]:
+    """The blocks that an answer's header releases, and where its inline body begins."""
+    (count,) = _COUNT.unpack_from(view, ANSWER_RELEASED_AT)
+    first = ANSWER_RELEASED_AT + 8
+    return list(struct.unpack_from(f"<{count}I", view, first)), first + 4 * count
 
 
 def read_free(view: memoryview) -> tuple[list[int], list[int]]:
@@ -82,4 +94,14 @@ def reply(seq: int, ended: int, place: int, block: int, length: int, released: S
     count, ids = len(released), len(refs)
     return struct.pack(
         f"<IQIIIQQ{count}IQ{ids}Q", REPLY, seq, ended, place, block, length, count, *released, ids, *refs
+    )
+
+
+def host_call(
+    seq: int, function: int, place: int, block: int, length: int, released: Sequence[int], refs: Sequence[int]
+) -> bytes:
+    """The head of a call of the host's functions; the inline body follows."""
+    count, ids = len(released), len(refs)
+    return struct.pack(
+        f"<IQQIIQQ{count}IQ{ids}Q", HOST_CALL, seq, function, place, block, length, count, *released, ids, *refs
     )

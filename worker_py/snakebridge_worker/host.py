@@ -1,0 +1,283 @@
+"""Calls of functions of the host: what user code calls, and how its thread waits for the answer.
+
+While it waits, a thread runs the *nested* calls that the function makes of this worker, on top of the one
+that waits. Calls that have nothing to do with it are kept until that one is over.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+import sys
+import traceback
+from collections import deque
+from functools import reduce
+from threading import get_ident
+from typing import Any, Callable
+
+from snakebridge_worker import errors, wire
+
+#: The answer could not be decoded: what that raised is its value.
+BROKEN = -1
+#: Names come from user code; one that makes them up must not make a worker grow.
+_MOST_NAMES = 4096
+
+#: An answer, decoded: for which call, how the function's call ended, and its value.
+Answer = "tuple[int, int, Any]"
+
+#: The entry of each thread that runs calls.
+entries: dict[int, Entry] = {}
+#: What the host has said of names: the function's id, and what is wanted of its arguments.
+_known: dict[str, tuple[int, bytes]] = {}
+
+
+class HostError(Exception):
+    """A function of the host failed, or could not be called.
+
+    ``code`` is the code of the error in Rust, as ``"timeout"``; ``"convert"`` if an argument cannot be
+    sent, ``"no_such_function"`` if nothing of that name is registered. If an exception of Python was
+    behind it, ``__cause__`` is one of the same name, with its message, notes and traceback.
+    """
+
+    __module__ = "snakebridge"
+
+    def __init__(self, message: str = "", code: str = "python") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class CallCancelled(BaseException):
+    """The call that waits for a function of the host was cancelled, and has to end.
+
+    Like ``KeyboardInterrupt`` it is no ``Exception``, so that ``except Exception`` lets it pass.
+    """
+
+    __module__ = "snakebridge"
+
+
+class Callback:
+    """A function of the host that was passed to Python: called like any other.
+
+    Its arguments and result are those of ``snakebridge.host.call``.
+    """
+
+    __module__ = "snakebridge"
+    __slots__ = ("_function", "_want", "__name__", "__weakref__")
+
+    def __init__(self, function: int, want: bytes, name: str) -> None:
+        self._function = function
+        self._want = want
+        self.__name__ = name
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        entry = _entry()
+        ended, value = entry.ask(self._function, self._want, list(args), kwargs)
+        if ended == wire.HOST_VALUE:
+            return value
+        if ended == wire.NO_SUCH_FUNCTION:
+            raise HostError(f"the callback {self.__name__} is gone", "no_such_function")
+        raise _error(ended, value) from _cause(ended, value)
+
+    def __repr__(self) -> str:
+        return f"<snakebridge.Callback {self.__name__}>"
+
+
+def call(name: str, /, *args: Any, **kwargs: Any) -> Any:
+    """Calls the function that the host has registered under a name; returns what it returns.
+
+    With one positional argument and no keywords the function gets that value; else a tuple of the
+    positional arguments, with the keywords as a map at its end if there are any. A function that asks for a
+    map or a struct can be given keywords alone.
+
+    The thread waits for the answer. That may be long: what the function calls in this worker, runs here
+    meanwhile.
+
+    Raises HostError if the function fails or there is none, or the exception that it asks for;
+    CallCancelled if the call that runs here is cancelled; RuntimeError outside of a call, on a thread that
+    user code started, and in a forked process; whatever an argument raises when it is read.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a function is a str, not {type(name).__name__}")
+    entry, name, given = _entry(), str.__str__(name), list(args)
+    for _ in range(2):
+        ended, value = wire.HOST_VALUE, _known.get(name)
+        if value is None:
+            ended, value = entry.ask(0, b"", [name], {})
+            if ended == wire.HOST_VALUE:
+                if value is None:
+                    break
+                if len(_known) >= _MOST_NAMES:
+                    _known.clear()
+                _known[name] = value
+        if ended == wire.HOST_VALUE:
+            ended, value = entry.ask(*value, given, kwargs)
+        if ended == wire.HOST_VALUE:
+            return value
+        if ended != wire.NO_SUCH_FUNCTION:
+            raise _error(ended, value) from _cause(ended, value)
+        # It may have been registered anew.
+        _known.pop(name, None)
+    raise HostError(f"no function {name!r} is registered", "no_such_function")
+
+
+def _entry() -> Entry:
+    """The entry whose call runs here. Raises RuntimeError if there is none."""
+    entry = entries.get(get_ident())
+    if entry is None:
+        raise RuntimeError("the host can be called only from within a call, and on the thread that runs it")
+    if entry.shared.forked:
+        raise RuntimeError("the host cannot be called by a process that a worker forked")
+    if not entry.running:
+        raise RuntimeError("the host can be called only from within a call, and none runs here now")
+    return entry
+
+
+class Entry:
+    """One entry of the control page: which call runs there, and what came while it waited."""
+
+    __slots__ = ("running", "kept", "shared", "encoder", "run", "take", "_answers", "_nested")
+
+    def __init__(self, shared: Any, nested: int) -> None:
+        #: The innermost call that runs and does not wait. 0: there is none, or it is answered.
+        self.running = 0
+        #: Calls, each as its message, and None for the end.
+        self.kept: deque[bytes | None] = deque()
+        self.shared = shared
+        self.encoder: Any = None
+        self.run: Callable[[Any, int], None] | None = None
+        #: What came next: a call as its message, or an Answer; None for the end, and b"" if the host is gone.
+        self.take: Callable[[], Any] | None = None
+        self._answers: dict[int, tuple[int, Any]] = {}
+        self._nested = nested
+
+    def ask(self, function: int, want: bytes, args: list[Any], kwargs: dict[str, Any]) -> tuple[int, Any]:
+        """Calls a function and waits for it: how that ended, and its value. With a name for 0: which one that is.
+
+        Running the nested calls here and not in a function of their own spares their stack a frame.
+        """
+        seq, interrupted = self.running, None
+        self._send(seq, function, want, args, kwargs)
+        # Until the answer is there a finalizer cannot call the host: a call waits for one answer at a time.
+        self.running = 0
+        try:
+            while (answer := self._answers.pop(seq, None)) is None:
+                try:
+                    message = self.take()
+                except BaseException as error:
+                    # A signal handler raised it: the answer that is on its way must not be taken for another.
+                    if isinstance(error, OSError) and error.errno is not None:
+                        raise
+                    interrupted = error
+                    continue
+                if type(message) is tuple:
+                    self._answers[message[0]] = message[1:]
+                elif not message:
+                    if message is not None:
+                        raise CallCancelled("the host is gone")
+                    self.kept.append(None)
+                elif message[0] == wire.NESTED:
+                    aside = _put_aside()
+                    try:
+                        self.run(memoryview(message), self._nested)
+                    except BaseException:
+                        # Its caller would wait for ever: the worker is of no use any more.
+                        traceback.print_exc()
+                        os._exit(70)
+                    if aside is not None:
+                        _put_back(*aside)
+                else:
+                    self.kept.append(message)
+            if interrupted is not None:
+                raise interrupted
+            return answer
+        finally:
+            self.running = seq
+            interrupted = None
+
+    def _send(self, seq: int, function: int, want: bytes, args: list[Any], kwargs: dict[str, Any]) -> None:
+        """Encodes and sends. Raises, and has sent nothing, if the arguments cannot be sent."""
+        shared = self.shared
+        if function:
+            try:
+                body, refs = self.encoder.encode(self.encoder.argument(args, kwargs, want), want)
+            except errors.EncodeError as error:
+                raise HostError(str(error).replace("the result", "an argument", 1), "convert") from error
+        else:
+            body, refs = [pickle.dumps(args[0], 5)], []
+        try:
+            if shared.forked:
+                raise RuntimeError("the host cannot be called by a process that a worker forked")
+            shared.ask(seq, function, body, refs)
+        except BaseException:
+            shared.table.drop(refs)
+            raise
+
+
+def _error(ended: int, value: Any) -> BaseException:
+    """What to raise for an answer that is no value."""
+    if ended == wire.CANCELLED:
+        return CallCancelled("the call was cancelled")
+    if ended == BROKEN:
+        if type(value) is errors.RefNotFound:
+            return HostError(str(value), "ref_not_found")
+        return value
+    raises, code, message, _ = value
+    if raises is None:
+        return HostError(message, code)
+    try:
+        return _made(raises, message)
+    except Exception as error:
+        return HostError(f"{raises} cannot be raised ({type(error).__name__}: {error}): {message}")
+
+
+def _cause(ended: int, value: Any) -> BaseException | None:
+    """The exception that was behind an answer."""
+    if ended == BROKEN:
+        return value.__cause__
+    return errors.rebuilt(value[3]) if ended == wire.HOST_FAILED else None
+
+
+def _made(raises: str, message: str) -> BaseException:
+    """An exception of a class that is named as in ``builtins``, or with its module."""
+    module, _, name = raises.rpartition(".")
+    names = [name]
+    while True:
+        try:
+            found = importlib.import_module(module or "builtins")
+            break
+        except ModuleNotFoundError:
+            # What is no module may be a class that holds the other.
+            module, _, name = module.rpartition(".")
+            if not module:
+                raise
+            names.insert(0, name)
+    kind = reduce(getattr, names, found)
+    if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+        raise TypeError("it is no class of exceptions")
+    made = kind(message)
+    if not isinstance(made, BaseException):
+        raise TypeError("its constructor makes no exception")
+    return made
+
+
+def _put_aside() -> tuple[Any, Any] | None:
+    """Takes the event loop that runs here, and its task, from the thread: a nested call is not within them."""
+    # What was never imported runs nowhere.
+    tasks = sys.modules.get("asyncio.tasks")
+    loop = tasks and tasks.events._get_running_loop()
+    if loop is None:
+        return None
+    task = tasks.current_task(loop)
+    if task is not None:
+        tasks._leave_task(loop, task)
+    tasks.events._set_running_loop(None)
+    return loop, task
+
+
+def _put_back(loop: Any, task: Any) -> None:
+    """The end of ``_put_aside``."""
+    tasks = sys.modules["asyncio.tasks"]
+    tasks.events._set_running_loop(loop)
+    if task is not None:
+        tasks._enter_task(loop, task)
