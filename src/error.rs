@@ -357,7 +357,7 @@ impl Error {
     /// assert_eq!((raised.module(), raised.type_name(), raised.message()), ("builtins", "ValueError", "no such user"));
     /// ```
     ///
-    /// ```no_run
+    /// ```
     /// # #[actix::main]
     /// # async fn main() -> snakebridge::Result<()> {
     /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;

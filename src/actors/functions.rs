@@ -187,7 +187,6 @@ impl Functions {
     }
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "workers ask for the functions that Python calls"))]
 impl Functions {
     /// `None`: it was unregistered or dropped.
     pub(crate) fn find(&self, id: u64) -> Option<Arc<Function>> {
@@ -201,7 +200,6 @@ impl Functions {
     }
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "workers run the functions that Python calls"))]
 impl Function {
     /// Calls it with what Python has sent; the calls that it makes belong to that scope. Dropped before
     /// its end, it is given up.

@@ -1,10 +1,12 @@
 //! What goes to one worker, in order, through a socket that may be full and blocks that may be lent.
 
 use super::request::Request;
+use crate::error::{Error, Ran};
 use crate::id::CallId;
+use crate::pickle;
 use crate::process::{BadBlock, BlockPool, Channel, First, INLINE_LIMIT, Page};
 use crate::rules::lane::Sent;
-use crate::wire::{Body, ToWorker};
+use crate::wire::{Body, HostEnded, Order, ToWorker};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IoSlice};
@@ -28,6 +30,8 @@ enum Waiting {
     Message(Vec<u8>),
     /// Every block was lent. Its body is still with its request.
     Call { call: CallId, sent: Sent, plan: Vec<u8> },
+    /// The same of the answer to a call that waits for its callback.
+    Answer { seq: u64, entry: u32, ended: HostEnded, body: Vec<u8> },
 }
 
 impl Outbox {
@@ -67,7 +71,7 @@ impl Outbox {
     /// empty shell, for the worker to pass.
     pub(crate) fn send_call(&mut self, request: &Request, sent: Sent, page: &Page) -> io::Result<()> {
         // Behind another that waits for a block it waits as well: calls are numbered in this order.
-        let blocked = self.waiting.iter().any(|waiting| matches!(waiting, Waiting::Call { .. }));
+        let blocked = self.waits_for_block();
         let outcome = match blocked {
             true => Ok(false),
             false => self.try_call(request.call, sent, &request.plan, &request.body, page),
@@ -76,6 +80,39 @@ impl Outbox {
             self.waiting.push_back(Waiting::Call { call: request.call, sent, plan: request.plan.clone() });
         }
         outcome.map(drop)
+    }
+
+    fn waits_for_block(&self) -> bool {
+        self.waiting.iter().any(|waiting| matches!(waiting, Waiting::Call { .. } | Waiting::Answer { .. }))
+    }
+
+    /// Sends what a call waits for, or keeps it until there is room. One that there is no memory for becomes
+    /// a failure.
+    pub(crate) fn send_answer(&mut self, seq: u64, entry: u32, ended: HostEnded, body: Vec<u8>, page: &Page) {
+        if self.waits_for_block() || !self.try_answer(seq, entry, ended, &body, page) {
+            self.waiting.push_back(Waiting::Answer { seq, entry, ended, body });
+        }
+    }
+
+    /// `false`: every block is lent.
+    fn try_answer(&mut self, seq: u64, entry: u32, ended: HostEnded, body: &[u8], page: &Page) -> bool {
+        let (ended, place, inline) = if body.len() <= INLINE_LIMIT {
+            (ended, Body::inline(body.len()), Cow::Borrowed(body))
+        } else {
+            match self.blocks.put(&[body]) {
+                Ok(block) => (ended, Body::block(block.index, body.len()), Cow::Borrowed(&[][..])),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(error) => {
+                    let what = format!("the host has no memory for the answer: {error}");
+                    let failed = pickle::describe(&Error::internal(what, Ran::Yes)).bytes;
+                    (HostEnded::Failed, Body::inline(failed.len()), Cow::Owned(failed))
+                }
+            }
+        };
+        let released = std::mem::take(&mut self.released);
+        ToWorker::HostReply { seq, entry, ended, body: place, released }.encode(cleared(&mut self.head));
+        self.transmit(&inline, page);
+        true
     }
 
     /// `false`: every block is lent.
@@ -89,7 +126,7 @@ impl Outbox {
                 Err(error) => return Err(error),
             }
         };
-        let message = ToWorker::Call {
+        let order = Order {
             seq: sent.seq,
             call: call.0,
             entry: sent.entry,
@@ -97,6 +134,7 @@ impl Outbox {
             released: std::mem::take(&mut self.released),
             plan: Cow::Borrowed(plan),
         };
+        let message = if sent.nested { ToWorker::Nested(order) } else { ToWorker::Call(order) };
         message.encode(cleared(&mut self.head));
         if inline.len() <= JOINED {
             self.head.extend_from_slice(inline);
@@ -162,6 +200,15 @@ impl Outbox {
                             Poll::Ready(Ok(())) => {}
                             Poll::Ready(Err(_)) | Poll::Pending => return Ok(()),
                         }
+                    }
+                }
+                Waiting::Answer { seq, entry, ended, body } => {
+                    let later = std::mem::take(&mut self.waiting);
+                    let placed = self.try_answer(seq, entry, ended, &body, page);
+                    self.waiting.extend(later);
+                    if !placed {
+                        self.waiting.push_front(Waiting::Answer { seq, entry, ended, body });
+                        return Ok(());
                     }
                 }
                 Waiting::Call { call, sent, plan } => {

@@ -12,7 +12,9 @@ pub(crate) use reports::{HomeOf, Homes, Workers};
 pub use reports::{PoolReport, PoolStatus};
 pub(crate) use sessions::{Forget, LeaseReturned, RebuildFailed, Rebuilt, Reset, Submit, Withdrawn};
 pub(crate) use users::{AwaitReady, ClearTaint, Leave, Resize, RestartWorker, Shutdown, TaintWorker};
-pub(crate) use workers::{Died, DistrustWorker, FreeRefs, LeaseOver, PinsMade, StartFailed, Started, TakingBack};
+pub(crate) use workers::{
+    CallbackBegun, CallbackOver, Died, DistrustWorker, FreeRefs, LeaseOver, PinsMade, StartFailed, Started, TakingBack,
+};
 
 use super::registry::Registry;
 use super::session::{Forgotten, Granted, Refused, SessionActor};
@@ -133,9 +135,9 @@ impl PoolSupervisor {
         self.note_decision();
         while let Some(action) = self.rules.poll_action() {
             match action {
-                Action::Grant { call, session, worker, rebuild } => {
+                Action::Grant { call, session, worker, on, rebuild } => {
                     let addr = self.workers[&worker].addr.clone();
-                    self.tell(&session, Granted { call, worker, addr, rebuild });
+                    self.tell(&session, Granted { call, worker, addr, on, rebuild });
                 }
                 Action::Refuse { call, session, refusal } => {
                     self.tell(&session, Refused { call, refusal });

@@ -38,7 +38,6 @@ pub(crate) struct Request {
     /// Kept alive until the call has ended.
     #[expect(dead_code, reason = "held, not read: while a handle lives, so does its object")]
     pub(crate) refs: Vec<PyRef>,
-    #[expect(dead_code, reason = "held, not read: while a callback lives, so does its function")]
     pub(crate) callbacks: Vec<Callback>,
     pub(crate) hold: Arc<Hold>,
     pub(crate) promise: Promise,
@@ -53,6 +52,7 @@ impl Request {
             purpose: self.purpose,
             rebuilds: self.hold.state.on_home.is_some(),
             tree: self.tree,
+            has_ended: false,
             affinity: self.affinity,
             pinned_to: self.pinned_to.clone(),
             uses_namespace: self.uses_namespace,
@@ -88,6 +88,11 @@ impl Promise {
         let (parts, receiver) = mpsc::unbounded_channel();
         self.parts = Some(parts);
         receiver
+    }
+
+    /// Whether its answer may come in parts.
+    pub(crate) fn comes_in_parts(&self) -> bool {
+        self.parts.is_some()
     }
 
     /// Passes a part on; `false` if the call takes none.

@@ -66,6 +66,8 @@ struct Grant {
     call: CallId,
     worker: WorkerId,
     addr: Addr<WorkerActor>,
+    /// The call of its tree that it runs on top of.
+    on: Option<CallId>,
     /// It set a home that is to be made ready first.
     rebuild: bool,
 }
@@ -151,7 +153,7 @@ fn send(mut request: Box<Request>, grant: Grant) {
         request.pool_addr.do_send(LeaseReturned { call: request.call, worker: grant.worker });
     } else {
         request.promise.sent_to(&grant.worker, grant.addr.clone());
-        grant.addr.do_send(Run(request));
+        grant.addr.do_send(Run { request, on: grant.on });
     }
 }
 
@@ -189,7 +191,8 @@ impl Handler<Call> for SessionActor {
         if work.ending.is_some() && request.tree.is_none() {
             return refuse_ended(request);
         }
-        let (ticket, pool, actor) = (request.ticket(), &request.pool_addr, &request.hold.actor);
+        let (mut ticket, pool, actor) = (request.ticket(), &request.pool_addr, &request.hold.actor);
+        ticket.has_ended = work.ending.is_some();
         let is_known = work.pools.iter().any(|(name, _)| *name == request.pool);
         if !is_known {
             work.pools.push((request.pool.clone(), pool.clone()));
@@ -213,6 +216,8 @@ pub(crate) struct Granted {
     pub(crate) call: CallId,
     pub(crate) worker: WorkerId,
     pub(crate) addr: Addr<WorkerActor>,
+    /// The call of its tree that it runs on top of, where one waits for a callback.
+    pub(crate) on: Option<CallId>,
     /// It set a home that the session makes ready first.
     pub(crate) rebuild: bool,
 }
@@ -220,14 +225,14 @@ pub(crate) struct Granted {
 impl Handler<Granted> for SessionActor {
     type Result = ();
 
-    fn handle(&mut self, Granted { call, worker, addr, rebuild }: Granted, ctx: &mut Context<Self>) {
+    fn handle(&mut self, Granted { call, worker, addr, on, rebuild }: Granted, ctx: &mut Context<Self>) {
         self.note(Handled::Granted, Some(call), |work| work.outcome_of_grant(call, &worker, rebuild));
         let work = self.work();
         if !work.held.is_empty() {
             // The worker of an earlier grant is gone, or has taken the call back unseen.
             work.unhold(call);
         }
-        work.held.push_back(Grant { call, worker, addr, rebuild });
+        work.held.push_back(Grant { call, worker, addr, on, rebuild });
         self.use_grants(ctx);
     }
 }

@@ -4,6 +4,7 @@
 //! descriptors. It lives on after its process until the pool says that no request can be on its way
 //! to it, and sends such late ones back.
 
+mod callbacks;
 mod calls;
 mod journal;
 mod life;
@@ -25,9 +26,10 @@ use crate::id::{CallId, RefId, WorkerId};
 use crate::observe::{Handled, Journal, Messages, Who};
 use crate::pickle::{self, DecodeError};
 use crate::process::{BlockName, BlockTable, DeathWatch, Exit, First, Lifeline, Link, MESSAGE_LIMIT, Output, Page};
-use crate::rules::lane::{Lane, LaneAction, Verdict, Why};
+use crate::rules::lane::{Begun, Granted, Lane, LaneAction, Verdict, Why};
 use crate::wire::{Body, Ended, FromWorker, PROTOCOL, Place, ToWorker};
 use actix::prelude::*;
+use callbacks::{Callbacks, HostCall};
 use polling::{Look, Polling};
 use std::collections::BTreeMap;
 use std::io;
@@ -58,6 +60,7 @@ pub(crate) struct WorkerActor {
     exit_seen: bool,
     lane: Lane,
     requests: BTreeMap<CallId, Box<Request>>,
+    callbacks: Callbacks,
     inbox: Vec<u8>,
     phase: Phase,
     /// It took calls once.
@@ -122,6 +125,7 @@ impl WorkerActor {
             exit_seen: false,
             lane: Lane::new(config.concurrency, bounded(config.cancel_grace)),
             requests: BTreeMap::new(),
+            callbacks: Callbacks::default(),
             inbox: vec![0; MESSAGE_LIMIT],
             phase: Phase::Starting,
             greeted: false,
@@ -161,18 +165,23 @@ impl WorkerActor {
     fn perform(&mut self) {
         while let Some(action) = self.lane.poll_action() {
             match action {
-                LaneAction::Revoke { seq, entry } => {
+                LaneAction::Revoke { seq, entry, nested } => {
                     // The worker has yet to read the word for an older call, or the kernel has no
                     // barrier: what was sent counts as begun.
                     let is_exact = !self.lane.is_revoked(self.page.revoked(seq)) && {
                         self.page.revoke(seq);
                         self.page.barrier()
                     };
-                    let begun = if is_exact { self.page.begun(entry) } else { u64::MAX };
+                    let begun = match (is_exact, nested) {
+                        (false, _) => u64::MAX,
+                        (true, false) => self.page.begun(entry),
+                        (true, true) => self.page.begun_nested(entry),
+                    };
                     self.note_revoked(seq, begun);
                     self.lane.handle_revocation(seq, begun, Instant::now());
                 }
                 LaneAction::Answer { call, verdict } => self.answer(call, verdict),
+                LaneAction::DropCallback { seq, call } => self.drop_callback(seq, call),
                 LaneAction::TakenBack { call } => {
                     if let Some(request) = self.requests.remove(&call) {
                         self.send_back(request);
@@ -222,7 +231,7 @@ impl WorkerActor {
         self.pool.do_send(LeaseOver { call, worker: self.id.clone(), pins_made, is_answer: true });
     }
 
-    fn run(&mut self, request: Box<Request>) {
+    fn run(&mut self, request: Box<Request>, on: Option<CallId>) {
         let call = request.call;
         if self.phase == Phase::Judged {
             self.journal.note(Handled::Run, Some(call), Some(request.hold.key()), || "sent back: it is gone");
@@ -231,9 +240,9 @@ impl WorkerActor {
             return;
         }
         let session = request.hold.key().clone();
-        let (deadline, timeout) = (request.deadline, request.timeout);
+        let Request { tree, deadline, timeout, .. } = *request;
         let now = Instant::now();
-        let sent = self.lane.handle_granted(call, session, deadline, timeout);
+        let sent = self.lane.handle_granted(Granted { call, session, tree, on, deadline, timeout });
         self.journal.note(Handled::Run, Some(call), Some(request.hold.key()), || journal::sent(sent));
         let outcome = sent.map_or(Ok(()), |sent| self.outbox.send_call(&request, sent, &self.page));
         if let Some(budget) = self.polling.on_sent(self.lane.due(), now) {
@@ -258,11 +267,11 @@ impl WorkerActor {
 
     // ---- from the worker
 
-    fn on_message(&mut self, length: usize) {
+    fn on_message(&mut self, length: usize, ctx: &mut Context<Self>) {
         let datagram = std::mem::take(&mut self.inbox);
         match FromWorker::decode(&datagram[..length]) {
             Ok((message, inline)) => {
-                if let Err(what) = self.take(message, inline) {
+                if let Err(what) = self.take(message, inline, ctx) {
                     self.distrust(what);
                 }
             }
@@ -272,7 +281,7 @@ impl WorkerActor {
         self.perform();
     }
 
-    fn take(&mut self, message: FromWorker, inline: &[u8]) -> Result<(), String> {
+    fn take(&mut self, message: FromWorker, inline: &[u8], ctx: &mut Context<Self>) -> Result<(), String> {
         match message {
             FromWorker::Hello { protocol: PROTOCOL, .. } if self.phase == Phase::Starting => {
                 self.journal.note(Handled::Hello, None, None, || "takes calls");
@@ -297,6 +306,14 @@ impl WorkerActor {
                 }
                 self.note_passed(seq);
                 self.lane.handle_passed(seq).map_err(|violation| format!("{violation:?}"))
+            }
+            FromWorker::HostCall { seq, function, body, released, refs } => {
+                for index in released {
+                    self.outbox.on_released(index).map_err(|bad| bad.to_string())?;
+                }
+                let refs = self.own(refs)?;
+                let body = self.body(body, inline)?;
+                self.host_call(HostCall { seq, function, body, refs }, ctx)
             }
             FromWorker::Reply { seq, ended: Ended::Part, body, released: _, refs } => {
                 let call = self.lane.handle_part(seq).map_err(|violation| format!("{violation:?}"))?;
@@ -446,12 +463,17 @@ impl WorkerActor {
 
     // ---- its end
 
+    /// Whether the worker has one message to send and no more: a call whose answer may come in parts sends several.
+    fn is_one_message_due(&self) -> bool {
+        self.lane.due() == 1 && self.requests.values().all(|request| !request.promise.comes_in_parts())
+    }
+
     /// Takes one message in; `false` if there is none, or will be none.
-    fn poll_message(&mut self, first: First, task: &mut TaskContext<'_>) -> bool {
+    fn poll_message(&mut self, first: First, ctx: &mut Context<Self>, task: &mut TaskContext<'_>) -> bool {
         if self.closed {
             return false;
         }
-        let last = self.exit.is_none() && !self.exit_seen && self.lane.due() == 1;
+        let last = self.exit.is_none() && !self.exit_seen && self.is_one_message_due();
         match self.outbox.poll_recv(task, &mut self.inbox, first, last) {
             Poll::Ready(Ok(0)) => {
                 // A process that closes its socket serves nobody any more.
@@ -462,7 +484,7 @@ impl WorkerActor {
             }
             Poll::Ready(Ok(length)) => {
                 self.polling.on_received(Instant::now());
-                self.on_message(length);
+                self.on_message(length, ctx);
                 true
             }
             Poll::Ready(Err(error)) => {
@@ -493,7 +515,9 @@ impl WorkerActor {
         self.phase = Phase::Judged;
         self.watch = None;
         self.kill();
-        let begun: Vec<u64> = (0..self.page.entries()).map(|entry| self.page.begun(entry)).collect();
+        self.callbacks.drop_all();
+        let begun = |entry| Begun { plain: self.page.begun(entry), nested: self.page.begun_nested(entry) };
+        let begun: Vec<Begun> = (0..self.page.entries()).map(begun).collect();
         let death = self.lane.handle_exit(&begun);
         let stderr = self.output.stderr_tail();
         self.note_death(exit, &death);
@@ -557,7 +581,7 @@ impl ActorFuture<WorkerActor> for Pump {
     fn poll(
         self: Pin<&mut Self>,
         actor: &mut WorkerActor,
-        _: &mut Context<WorkerActor>,
+        ctx: &mut Context<WorkerActor>,
         task: &mut TaskContext<'_>,
     ) -> Poll<()> {
         if actor.phase == Phase::Judged {
@@ -578,7 +602,7 @@ impl ActorFuture<WorkerActor> for Pump {
                 Look::Receive(first) if taken == 0 => first,
                 Look::Receive(_) | Look::Again => First::WhenReady,
             };
-            if !actor.poll_message(first, task) {
+            if !actor.poll_message(first, ctx, task) {
                 match look {
                     Look::Again => task.waker().wake_by_ref(),
                     Look::Receive(First::Waiting) if taken == 0 => actor.polling.waited_in_vain(),

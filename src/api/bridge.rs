@@ -620,7 +620,7 @@ impl SnakeBridge {
     /// The bridge keeps the function until [`unregister`](Self::unregister), or its stop. It does not keep
     /// the bridge running, unless it has captured a handle: [`downgrade`](Self::downgrade) is for that.
     ///
-    /// ```no_run
+    /// ```
     /// # #[actix::main]
     /// # async fn main() -> snakebridge::Result<()> {
     /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
@@ -687,7 +687,7 @@ impl SnakeBridge {
     /// A function of this process as an argument of calls, where Python sees a callable. It is called,
     /// and what it does, runs and fails with is as [`register`](Self::register) says.
     ///
-    /// ```no_run
+    /// ```
     /// # #[actix::main]
     /// # async fn main() -> snakebridge::Result<()> {
     /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;

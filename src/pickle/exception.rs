@@ -55,7 +55,6 @@ fn build((type_name, module, message, traceback, frames, notes): Link, cause: Op
 ///
 /// `raises` is the class to raise, with the message as its argument, or `None`; `chain` is the exception
 /// that Python had raised, if one did, with its causes, outermost first.
-#[cfg_attr(not(test), expect(dead_code, reason = "workers are told so how a function failed"))]
 pub(crate) fn describe(error: &Error) -> Body {
     let raised = error.python();
     let to_raise = match error {

@@ -21,13 +21,10 @@ mod tests;
 
 pub(crate) use self::{
     budget::Budget,
-    exception::decode_error,
+    exception::{decode_error, describe},
     fragment::{Body, Fragment, Items, to_fragment, to_keywords},
     shape::want_of,
 };
-
-#[expect(unused_imports, reason = "workers are told so how a function failed")]
-pub(crate) use self::exception::describe;
 
 use crate::error::{ConvertError, Error, PythonError, Ran};
 use crate::id::WorkerId;

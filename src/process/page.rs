@@ -70,6 +70,11 @@ impl Page {
         self.entry(entry, ENTRY_BEGUN).load(Ordering::Acquire)
     }
 
+    /// As [`begun`](Self::begun), for calls that run nested inside others, which overtake the plain ones.
+    pub(crate) fn begun_nested(&self, entry: u32) -> u64 {
+        self.entry(entry, ENTRY_BEGUN_NESTED).load(Ordering::Acquire)
+    }
+
     /// Takes a sent call back: the worker passes it over unless it has begun. Only after
     /// [`barrier`](Self::barrier) does *begun* say which. Numbers 64 apart share a word: it must not
     /// be written while the call that it [names](Self::revoked) has yet to be passed.
@@ -118,13 +123,8 @@ impl Page {
     }
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "calls from inside callbacks and interrupts use them"))]
+#[cfg_attr(not(test), expect(dead_code, reason = "interrupts use it"))]
 impl Page {
-    /// As [`begun`](Self::begun), for calls that run nested inside others, which overtake the plain ones.
-    pub(crate) fn begun_nested(&self, entry: u32) -> u64 {
-        self.entry(entry, ENTRY_BEGUN_NESTED).load(Ordering::Acquire)
-    }
-
     /// The call that the next interrupt is meant for; 0: none.
     pub(crate) fn set_interrupt(&self, seq: u64) {
         self.word(WORD_INTERRUPT).store(seq, Ordering::SeqCst);

@@ -14,7 +14,7 @@ use std::sync::Arc;
 /// that carries it; Python code that kept the callable and calls it later gets a `snakebridge.HostError`
 /// whose `code` is `no_such_function`.
 ///
-/// ```no_run
+/// ```
 /// # #[actix::main]
 /// # async fn main() -> snakebridge::Result<()> {
 /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;

@@ -4,6 +4,7 @@
 mod support;
 
 mod adversity;
+mod callbacks;
 mod contexts;
 mod endings;
 mod failures;

@@ -89,6 +89,40 @@ impl Handler<PinsMade> for PoolSupervisor {
     }
 }
 
+/// A call waits for a callback, which has not been polled yet.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct CallbackBegun {
+    pub(crate) call: CallId,
+}
+
+impl Handler<CallbackBegun> for PoolSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, CallbackBegun { call }: CallbackBegun, ctx: &mut Context<Self>) {
+        self.hear_of_call(Handled::CallbackBegun, call, None);
+        self.rules.handle_callback(call, Instant::now());
+        self.perform(ctx);
+    }
+}
+
+/// It waits no more, and has not been answered yet.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct CallbackOver {
+    pub(crate) call: CallId,
+}
+
+impl Handler<CallbackOver> for PoolSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, CallbackOver { call }: CallbackOver, ctx: &mut Context<Self>) {
+        self.hear_of_call(Handled::CallbackOver, call, None);
+        self.rules.handle_callback_over(call, Instant::now());
+        self.perform(ctx);
+    }
+}
+
 /// What became of taking a call back.
 #[derive(Message)]
 #[rtype(result = "()")]

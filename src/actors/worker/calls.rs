@@ -11,13 +11,17 @@ use std::time::Instant;
 /// A granted call.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct Run(pub(crate) Box<Request>);
+pub(crate) struct Run {
+    pub(crate) request: Box<Request>,
+    /// The call of its tree that it runs on top of.
+    pub(crate) on: Option<CallId>,
+}
 
 impl Handler<Run> for WorkerActor {
     type Result = ();
 
-    fn handle(&mut self, Run(request): Run, _: &mut Context<Self>) {
-        self.run(request);
+    fn handle(&mut self, Run { request, on }: Run, _: &mut Context<Self>) {
+        self.run(request, on);
     }
 }
 

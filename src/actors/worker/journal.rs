@@ -39,6 +39,10 @@ impl WorkerActor {
         self.journal.note(Handled::Overran, Some(call), session, || "killed: it does not end");
     }
 
+    pub(super) fn note_host_call(&self, seq: u64, what: &'static str) {
+        self.note_of_open(Handled::HostCall, seq, what);
+    }
+
     pub(super) fn note_part(&self, seq: u64) {
         self.note_of_open(Handled::Part, seq, "items");
     }
@@ -79,7 +83,8 @@ impl WorkerActor {
 
 pub(super) fn sent(sent: Option<Sent>) -> String {
     match sent {
-        Some(Sent { seq, entry: _ }) => format!("sent ({seq})"),
+        Some(Sent { seq, nested: false, .. }) => format!("sent ({seq})"),
+        Some(Sent { seq, nested: true, .. }) => format!("sent, on top ({seq})"),
         None => "sent back: it was taken back before it came".to_owned(),
     }
 }

@@ -1,0 +1,287 @@
+//! Python calls Rust, which calls Python, and so on: nothing of it hangs, and errors cross whole.
+
+use futures::future::{BoxFuture, join_all};
+use snakebridge::{Affinity, Error, PoolConfig, PyRef, Ran, Result, Session, SnakeBridge};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::Barrier;
+use tokio::time::timeout;
+
+/// Tells a hang from an answer.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[actix::test]
+async fn python_calls_a_registered_function_and_a_callback() -> Result<()> {
+    let py = start(1).await?;
+    py.register("lookup", |id: u64| async move { Ok(id * 2) })?;
+    py.register("sum", |(a, b, more): (i64, i64, std::collections::BTreeMap<String, i64>)| async move {
+        Ok(a + b + more.values().sum::<i64>())
+    })?;
+    let session = py.session("s");
+    session.exec("from snakebridge import host").await?;
+    assert_eq!(session.eval("host.call('lookup', 21)").extract::<u64>().await?, 42);
+    assert_eq!(session.eval("host.call('sum', 1, 2, x=3, name=4)").extract::<i64>().await?, 10);
+    let double = py.callback(|x: i64| async move { Ok(2 * x) });
+    // The iterator is only run when the result is made.
+    let doubled: Vec<i64> = py.call("builtins", "map", (&double, vec![1, 2])).extract().await?;
+    assert_eq!(doubled, [2, 4]);
+    py.unregister("lookup");
+    let gone = session.eval("host.call('lookup', 21)").await.unwrap_err();
+    assert!(gone.to_string().contains("HostError") && gone.to_string().contains("lookup"), "{gone}");
+    py.register("lookup", |id: u64| async move { Ok(id + 1) })?;
+    assert_eq!(session.eval("host.call('lookup', 21)").extract::<u64>().await?, 22);
+    py.shutdown().await
+}
+
+#[actix::test]
+async fn a_function_takes_objects_and_returns_them() -> Result<()> {
+    let py = start(1).await?;
+    py.register("same", |object: PyRef| async move { Ok(object) })?;
+    let same: bool = py
+        .session("s")
+        .eval("(lambda o: __import__('snakebridge').host.call('same', o) is o)(object())")
+        .extract()
+        .await?;
+    assert!(same);
+    py.shutdown().await
+}
+
+#[actix::test]
+async fn errors_cross_both_borders_whole() -> Result<()> {
+    let py = start(1).await?;
+    py.register("raises", |(): ()| async move { Err::<(), _>(Error::raise("ValueError", "no good")) })?;
+    py.register("fails", |(): ()| async move {
+        Err::<(), _>(Error::QueueTimeout { pool: "p".into(), waited: Duration::from_secs(1) })
+    })?;
+    let session = py.session("s");
+    session.exec("from snakebridge import host, HostError").await?;
+    let raised = session.eval("host.call('raises')").await.unwrap_err();
+    let python = raised.python().expect("Python raised");
+    assert_eq!((python.type_name(), python.message()), ("ValueError", "no good"));
+    session
+        .exec("try:\n    host.call('fails')\nexcept HostError as e:\n    got = (e.code, str(e), type(e).__name__)")
+        .await?;
+    let (code, text, name): (String, String, String) = session.eval("got").extract().await?;
+    assert_eq!((code.as_str(), name.as_str()), ("queue_timeout", "HostError"));
+    assert_eq!(text, "no worker of pool p fell free within 1s");
+    // What Python raised inside, in a call of the callback, is the cause of what comes out.
+    let inner = session.clone();
+    py.register("divides", move |(): ()| {
+        let inner = inner.clone();
+        async move { inner.eval("1 / 0").extract::<i64>().await }
+    })?;
+    let error = session.eval("host.call('divides')").await.unwrap_err();
+    let outer = error.python().expect("Python raised");
+    assert_eq!((outer.module(), outer.type_name()), ("snakebridge", "HostError"));
+    let cause = outer.cause().expect("it has a cause");
+    assert_eq!(
+        (cause.module(), cause.type_name(), cause.message()),
+        ("builtins", "ZeroDivisionError", "division by zero")
+    );
+    assert!(!cause.frames().is_empty(), "{cause:?}");
+    assert!(error.to_string().contains("ZeroDivisionError"), "{error}");
+    py.shutdown().await
+}
+
+#[actix::test]
+async fn calls_nest_64_deep_in_one_strict_session_and_no_deeper() -> Result<()> {
+    let py = start(1).await?;
+    let session = py.session("a");
+    nest(&py, std::slice::from_ref(&session)).await?;
+    assert_eq!(dive(&session, 64).await?, 64);
+    let too_deep = dive(&session, 66).await.unwrap_err();
+    assert!(
+        too_deep.to_string().contains("would_deadlock") || too_deep.to_string().contains("waits for a callback"),
+        "{too_deep}"
+    );
+    assert_eq!(dive(&session, 3).await?, 3);
+    py.shutdown().await
+}
+
+#[actix::test]
+async fn calls_nest_64_deep_across_two_workers_and_two_sessions() -> Result<()> {
+    let py = start(2).await?;
+    let (a, b) = (py.session("a"), py.session("b"));
+    nest(&py, &[a.clone(), b.clone()]).await?;
+    assert_ne!(a.home("p").await, b.home("p").await);
+    assert_eq!(dive(&a, 64).await?, 64);
+    py.shutdown().await
+}
+
+/// Each level hands on to the next session.
+async fn nest(py: &SnakeBridge, sessions: &[Session]) -> Result<()> {
+    for session in sessions {
+        session
+            .exec("from snakebridge import host\ndef down(left, at): return host.call('down', left, at) if left else 0")
+            .await?;
+    }
+    let sessions = sessions.to_vec();
+    py.register("down", move |(left, at): (u64, usize)| {
+        let next = sessions[(at + 1) % sessions.len()].clone();
+        async move {
+            let below: u64 = next.eval(format!("down({}, {})", left - 1, at + 1)).extract().await?;
+            Ok(below + 1)
+        }
+    })
+}
+
+async fn dive(session: &Session, depth: u64) -> Result<u64> {
+    timeout(PATIENCE, session.eval(format!("down({depth}, 0)")).extract()).await.expect("it does not hang")
+}
+
+/// What a call does: its own share, and the calls that its callbacks make.
+#[derive(Clone, serde::Serialize, serde::Deserialize)]
+struct Node {
+    share: u64,
+    session: usize,
+    at_once: bool,
+    below: Vec<Node>,
+}
+
+impl Node {
+    fn random(random: &mut u64, depth: u64) -> Self {
+        let mut next = |n: u64| {
+            *random ^= *random << 13;
+            *random ^= *random >> 7;
+            *random ^= *random << 17;
+            *random % n
+        };
+        let (share, session, at_once) = (next(100), next(3) as usize, next(2) == 0);
+        let children = if depth == 0 { 0 } else { next(4) };
+        let below = (0..children).map(|_| Self::random(random, depth - 1)).collect();
+        Self { share, session, at_once, below }
+    }
+
+    fn sum(&self) -> u64 {
+        self.share + self.below.iter().map(Self::sum).sum::<u64>()
+    }
+}
+
+#[actix::test]
+async fn random_trees_of_calls_across_workers_and_sessions_end_with_their_values() -> Result<()> {
+    for (size, concurrency) in [(1, 1), (2, 1), (2, 3)] {
+        let pool = PoolConfig::new("p").size(size).concurrency(concurrency).affinity(Affinity::StrictQueue);
+        let py = SnakeBridge::builder().pool(pool).start().await?;
+        let sessions: Arc<[Session]> = ["a", "b", "c"].map(|id| py.session(id)).into();
+        for session in &*sessions {
+            session.exec("from snakebridge import host\ndef run(node): return node['share'] + (host.call('below', node) if node['below'] else 0)").await?;
+        }
+        let all = Arc::clone(&sessions);
+        py.register("below", move |node: Node| {
+            let all = Arc::clone(&all);
+            async move {
+                let calls = node.below.iter().map(|child| run(&all, child));
+                let mut sum = 0;
+                if node.at_once {
+                    for value in join_all(calls).await {
+                        sum += value?;
+                    }
+                } else {
+                    for call in calls {
+                        sum += call.await?;
+                    }
+                }
+                Ok(sum)
+            }
+        })?;
+        for seed in 1..=12u64 {
+            let tree = Node::random(&mut seed.wrapping_mul(0x9E37_79B9_7F4A_7C15), 4);
+            let value = timeout(PATIENCE, run(&sessions, &tree)).await.expect("it does not hang")?;
+            assert_eq!(value, tree.sum(), "seed {seed}, {size} workers of {concurrency}");
+        }
+        py.shutdown().await?;
+    }
+    Ok(())
+}
+
+fn run(sessions: &[Session], node: &Node) -> BoxFuture<'static, Result<u64>> {
+    let call = sessions[node.session].eval("run").call_with((node,)).extract();
+    Box::pin(call)
+}
+
+#[actix::test]
+async fn two_trees_that_want_each_others_workers_do_not_wait_for_ever() -> Result<()> {
+    let py = start(2).await?;
+    let (a, b) = (py.session("a"), py.session("b"));
+    let both = Arc::new(Barrier::new(2));
+    for (session, other, name) in [(&a, &b, "of_a"), (&b, &a, "of_b")] {
+        session.exec("from snakebridge import host").await?;
+        let (other, both) = (other.clone(), Arc::clone(&both));
+        py.register(name, move |(): ()| {
+            let (other, both) = (other.clone(), Arc::clone(&both));
+            async move {
+                both.wait().await;
+                let outcome = other.eval("1").extract::<u64>().await;
+                both.wait().await;
+                outcome.map_err(|error| Error::raise("RuntimeError", error.code()))
+            }
+        })?;
+    }
+    let calls = [a.eval("host.call('of_a')").extract::<u64>(), b.eval("host.call('of_b')").extract::<u64>()];
+    for outcome in timeout(PATIENCE, join_all(calls)).await.expect("they do not hang") {
+        let error = outcome.unwrap_err();
+        assert_eq!(error.python().map(|raised| raised.message()), Some("would_deadlock"), "{error}");
+    }
+    py.shutdown().await
+}
+
+#[actix::test]
+async fn a_deadline_drops_the_callback_and_the_worker_lives_on() -> Result<()> {
+    let py = start(1).await?;
+    let dropped = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&dropped);
+    py.register("for_ever", move |(): ()| {
+        let flag = Flag(Arc::clone(&flag));
+        async move {
+            let _flag = flag;
+            std::future::pending::<Result<()>>().await
+        }
+    })?;
+    let session = py.session("s");
+    session.exec("from snakebridge import host").await?;
+    let error = session.eval("host.call('for_ever')").timeout(Duration::from_millis(100)).await.unwrap_err();
+    assert_eq!((error.code(), error.ran()), ("timeout", Ran::Maybe));
+    let one: u64 = timeout(PATIENCE, session.eval("1").extract()).await.expect("it does not hang")?;
+    assert_eq!(one, 1, "in the namespace that it had");
+    assert!(dropped.load(Ordering::SeqCst));
+    assert_eq!(py.workers().await[0].id.generation(), 1, "the worker was not killed");
+    py.shutdown().await
+}
+
+struct Flag(Arc<AtomicBool>);
+
+impl Drop for Flag {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+#[actix::test]
+async fn the_death_of_a_worker_ends_the_call_and_drops_its_callback() -> Result<()> {
+    let py = start(1).await?;
+    let dropped = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&dropped);
+    let inner = py.session("s");
+    py.register("kills", move |(): ()| {
+        let (flag, inner) = (Flag(Arc::clone(&flag)), inner.clone());
+        async move {
+            let _flag = flag;
+            inner.call("os", "_exit", (3,)).discard().await
+        }
+    })?;
+    let session = py.session("s");
+    session.exec("from snakebridge import host").await?;
+    let outcome = timeout(PATIENCE, session.eval("host.call('kills')")).await.expect("it does not hang");
+    assert_eq!(outcome.unwrap_err().code(), "worker_crashed");
+    py.await_ready(PATIENCE).await?;
+    session.reset().await?;
+    assert_eq!(session.eval("2").extract::<u64>().await?, 2);
+    assert!(dropped.load(Ordering::SeqCst));
+    py.shutdown().await
+}
+
+async fn start(size: usize) -> Result<SnakeBridge> {
+    let pool = PoolConfig::new("p").size(size).affinity(Affinity::StrictQueue);
+    SnakeBridge::builder().pool(pool).start().await
+}
