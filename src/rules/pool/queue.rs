@@ -148,6 +148,7 @@ impl Pool {
             for place in self.workers.keys().copied().collect::<Vec<_>>() {
                 self.serve_turns(place, now);
             }
+            self.serve_trees(now);
         }
     }
 

@@ -261,13 +261,31 @@ impl Pool {
     /// Grants what waits of a tree and can be run nested now, past every line.
     pub(super) fn serve_tree(&mut self, tree: Tree, now: Instant) {
         for id in self.waiting_in(tree) {
-            if let Choice::Nest(place, on) = self.choose(&self.calls[&id], &self.sessions[&self.calls[&id].sid]) {
-                self.leave_line(id);
-                self.queue.has_moved = true;
-                self.nest(id, place, on, now);
+            match self.choose(&self.calls[&id], &self.sessions[&self.calls[&id].sid]) {
+                Choice::Nest(place, on) => {
+                    self.leave_line(id);
+                    self.queue.has_moved = true;
+                    self.nest(id, place, on, now);
+                }
+                // What it waited for was its home then, and is not any more.
+                Choice::Grant(place) if self.is_expected(&id) => {
+                    self.leave_line(id);
+                    self.queue.has_moved = true;
+                    self.grant(id, place, now);
+                }
+                Choice::Grant(_) | Choice::Wait(_) | Choice::Refuse(_) => {}
             }
         }
         self.serve_moved(now);
+    }
+
+    /// The same of every tree of which something waits.
+    pub(super) fn serve_trees(&mut self, now: Instant) {
+        let mut next = self.queue.in_trees.first().copied();
+        while let Some((tree, _)) = next {
+            self.serve_tree(tree, now);
+            next = self.queue.in_trees.range((CallId(tree.0 + 1), CallId(0))..).next().copied();
+        }
     }
 
     /// The same of what waits of a session, which something of its own has held up.
