@@ -41,8 +41,7 @@ def read(message: bytes) -> dict[str, Any]:
         refs, released = wire.read_free(view)
         return {"kind": kind, "refs": refs, "released": released}
     if kind == wire.HOST_REPLY:
-        seq, ended, place, block, length, count = wire.HOST_REPLY_HEAD.unpack_from(view)
-        entry = int.from_bytes(view[wire.ANSWER_ENTRY_AT : wire.ANSWER_ENTRY_AT + 4], "little")
+        seq, entry, ended, place, block, length, count = wire.HOST_REPLY_HEAD.unpack_from(view)
         released, at = wire.read_answer_released(view)
         assert count == len(released)
         names = ("kind", "seq", "entry", "ended", "place", "block", "length", "released", "body")

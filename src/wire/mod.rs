@@ -5,6 +5,8 @@
 //! sends is refused unless it is exactly one of these messages.
 
 #[cfg(test)]
+mod callbacks;
+#[cfg(test)]
 mod golden;
 mod plan;
 

@@ -14,7 +14,7 @@ import traceback
 from collections import deque
 from functools import reduce
 from threading import get_ident
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple, Union
 
 from snakebridge_worker import errors, wire
 
@@ -23,8 +23,29 @@ BROKEN = -1
 #: Names come from user code; one that makes them up must not make a worker grow.
 _MOST_NAMES = 4096
 
-#: An answer, decoded: for which call, how the function's call ended, and its value.
-Answer = "tuple[int, int, Any]"
+#: So many Python frames have to be left on the stack when a call begins to wait: what happens until it has
+#: its answer is not the user's, who could neither understand nor undo that it failed.
+_ROOM = 30
+
+
+class Answer(NamedTuple):
+    """An answer: the entry and the call that it is for, how the function's call ended, and its value, decoded."""
+
+    entry: int
+    seq: int
+    ended: int
+    value: Any
+
+
+class _Mark:
+    __slots__ = ()
+
+
+#: What comes to an entry beside calls: the worker is to end, and the host has closed the channel.
+STOP, GONE = _Mark(), _Mark()
+
+#: What comes to an entry. A call is its message.
+Message = Union[bytes, Answer, _Mark]
 
 #: The entry of each thread that runs calls.
 entries: dict[int, Entry] = {}
@@ -71,13 +92,12 @@ class Callback:
         self.__name__ = name
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        entry = _entry()
-        ended, value = entry.ask(self._function, self._want, list(args), kwargs)
+        ended, value = _entry().ask(self._function, self._want, list(args), kwargs)
         if ended == wire.HOST_VALUE:
             return value
         if ended == wire.NO_SUCH_FUNCTION:
             raise HostError(f"the callback {self.__name__} is gone", "no_such_function")
-        raise _error(ended, value) from _cause(ended, value)
+        raise _error(ended, value)
 
     def __repr__(self) -> str:
         return f"<snakebridge.Callback {self.__name__}>"
@@ -115,7 +135,7 @@ def call(name: str, /, *args: Any, **kwargs: Any) -> Any:
         if ended == wire.HOST_VALUE:
             return value
         if ended != wire.NO_SUCH_FUNCTION:
-            raise _error(ended, value) from _cause(ended, value)
+            raise _error(ended, value)
         # It may have been registered anew.
         _known.pop(name, None)
     raise HostError(f"no function {name!r} is registered", "no_such_function")
@@ -136,19 +156,21 @@ def _entry() -> Entry:
 class Entry:
     """One entry of the control page: which call runs there, and what came while it waited."""
 
-    __slots__ = ("running", "kept", "shared", "encoder", "run", "take", "_answers", "_nested")
+    __slots__ = ("running", "kept", "shared", "encoder", "run", "wait", "take", "_answers", "_nested")
 
     def __init__(self, shared: Any, nested: int) -> None:
-        #: The innermost call that runs and does not wait. 0: there is none, or it is answered.
+        #: The innermost call, while it runs and does not wait. 0: there is none, or it is answered.
         self.running = 0
-        #: Calls, each as its message, and None for the end.
-        self.kept: deque[bytes | None] = deque()
+        #: Calls that are not nested, each as its message, and STOP.
+        self.kept: deque[Message] = deque()
         self.shared = shared
         self.encoder: Any = None
-        self.run: Callable[[Any, int], None] | None = None
-        #: What came next: a call as its message, or an Answer; None for the end, and b"" if the host is gone.
-        self.take: Callable[[], Any] | None = None
-        self._answers: dict[int, tuple[int, Any]] = {}
+        self.run: Callable[[memoryview, int], None] | None = None
+        #: Waits for a message. What it raises is not its own, and costs no message.
+        self.wait: Callable[[], Any] | None = None
+        #: That message; None if it is done with.
+        self.take: Callable[[], Message | None] | None = None
+        self._answers: dict[int, Answer] = {}
         self._nested = nested
 
     def ask(self, function: int, want: bytes, args: list[Any], kwargs: dict[str, Any]) -> tuple[int, Any]:
@@ -156,62 +178,100 @@ class Entry:
 
         Running the nested calls here and not in a function of their own spares their stack a frame.
         """
-        seq, interrupted = self.running, None
-        self._send(seq, function, want, args, kwargs)
-        # Until the answer is there a finalizer cannot call the host: a call waits for one answer at a time.
+        _need_room(_ROOM)
+        seq, answers = self.running, self._answers
+        body, refs = self._encode(function, want, args, kwargs)
+        # A call waits for one answer at a time: until it is there, no finalizer and no handler can call the host.
         self.running = 0
+        sent: list[int] = []
+        raised = None
+        is_at_work = False
         try:
-            while (answer := self._answers.pop(seq, None)) is None:
+            try:
+                self._send(seq, function, body, refs, sent)
+            except BaseException as error:
+                if not sent:
+                    raise
+                raised = error
+            while seq not in answers:
                 try:
+                    self.wait()
+                    is_at_work = True
                     message = self.take()
-                except BaseException as error:
-                    # A signal handler raised it: the answer that is on its way must not be taken for another.
-                    if isinstance(error, OSError) and error.errno is not None:
-                        raise
-                    interrupted = error
-                    continue
-                if type(message) is tuple:
-                    self._answers[message[0]] = message[1:]
-                elif not message:
-                    if message is not None:
-                        raise CallCancelled("the host is gone")
-                    self.kept.append(None)
-                elif message[0] == wire.NESTED:
-                    aside = _put_aside()
-                    try:
+                    if type(message) is Answer:
+                        # If not for this call, then for one below it, which has still to come up.
+                        answers[message.seq] = message
+                    elif message is GONE:
+                        os._exit(0)
+                    elif type(message) is bytes and message[0] == wire.NESTED:
+                        aside = _put_aside()
                         self.run(memoryview(message), self._nested)
-                    except BaseException:
-                        # Its caller would wait for ever: the worker is of no use any more.
+                        if aside is not None:
+                            _put_back(*aside)
+                    elif message is not None:
+                        self.kept.append(message)
+                    is_at_work = False
+                except BaseException as error:
+                    if is_at_work or type(error) is OSError:
+                        # A message is lost, and somebody would wait for ever: the worker is of no use any more.
                         traceback.print_exc()
                         os._exit(70)
-                    if aside is not None:
-                        _put_back(*aside)
-                else:
-                    self.kept.append(message)
-            if interrupted is not None:
-                raise interrupted
-            return answer
+                    # A signal handler raised it. The answer that is on its way must not be taken for that
+                    # of another call of the host, so it is waited for all the same.
+                    raised = raised or error
+            answer = answers.pop(seq)
         finally:
             self.running = seq
-            interrupted = None
-
-    def _send(self, seq: int, function: int, want: bytes, args: list[Any], kwargs: dict[str, Any]) -> None:
-        """Encodes and sends. Raises, and has sent nothing, if the arguments cannot be sent."""
-        shared = self.shared
-        if function:
+        if raised is not None:
             try:
-                body, refs = self.encoder.encode(self.encoder.argument(args, kwargs, want), want)
-            except errors.EncodeError as error:
-                raise HostError(str(error).replace("the result", "an argument", 1), "convert") from error
-        else:
-            body, refs = [pickle.dumps(args[0], 5)], []
+                raise raised
+            finally:
+                # Its traceback holds this frame.
+                del raised
+        return answer.ended, answer.value
+
+    def _encode(self, function: int, want: bytes, args: list[Any], kwargs: dict[str, Any]) -> tuple[list, list[int]]:
+        """The body of the arguments, and the refs that it makes. Raises HostError, or what user code raises."""
+        if not function:
+            # What is no text for Rust raises here.
+            args[0].encode()
+            return [pickle.dumps(args[0], 5)], []
+        encoder = self.encoder
+        try:
+            body, refs = encoder.encode(encoder.argument(args, kwargs, want), want)
+        except errors.EncodeError as error:
+            # It speaks of results, and of what to do about them.
+            what = str(error).partition(":")[0].replace("the result", "an argument", 1)
+            raise HostError(what, "convert") from error
+        if len(refs) > wire.MOST_REFS:
+            self.shared.table.drop(refs)
+            raise HostError(f"the arguments hold more than {wire.MOST_REFS} objects without a value", "convert")
+        return body, refs
+
+    def _send(self, seq: int, function: int, body: list, refs: list[int], sent: list[int]) -> None:
+        """Sends a call of a function. If it raises and ``sent`` is empty, nothing was sent."""
+        shared = self.shared
+        blocks: list[int] = []
         try:
             if shared.forked:
                 raise RuntimeError("the host cannot be called by a process that a worker forked")
-            shared.ask(seq, function, body, refs)
-        except BaseException:
-            shared.table.drop(refs)
-            raise
+            message, blocks = shared.host_call(seq, function, body, refs)
+            # Written and noted in one step: whether the host has it has to be known, whatever is raised.
+            sent.extend(map(os.write, (shared.channel,), (message,)))
+        except MemoryError as error:
+            raise HostError(f"the arguments have no room: {error}", "convert") from error
+        finally:
+            if sent:
+                shared.page.count_sent()
+            else:
+                shared.table.drop(refs)
+                shared.release(blocks)
+
+
+def _need_room(frames: int) -> None:
+    """Raises RecursionError if the stack has no room for so many frames."""
+    if frames:
+        _need_room(frames - 1)
 
 
 def _error(ended: int, value: Any) -> BaseException:
@@ -222,20 +282,17 @@ def _error(ended: int, value: Any) -> BaseException:
         if type(value) is errors.RefNotFound:
             return HostError(str(value), "ref_not_found")
         return value
-    raises, code, message, _ = value
-    if raises is None:
-        return HostError(message, code)
-    try:
-        return _made(raises, message)
-    except Exception as error:
-        return HostError(f"{raises} cannot be raised ({type(error).__name__}: {error}): {message}")
-
-
-def _cause(ended: int, value: Any) -> BaseException | None:
-    """The exception that was behind an answer."""
-    if ended == BROKEN:
-        return value.__cause__
-    return errors.rebuilt(value[3]) if ended == wire.HOST_FAILED else None
+    raises, code, message, chain = value
+    made = HostError(message, code)
+    if raises is not None:
+        try:
+            made = _made(raises, message)
+        except Exception as error:
+            made = HostError(f"{message} ({raises} cannot be raised: {type(error).__name__}: {error})")
+    cause = errors.rebuilt(chain)
+    if cause is not None:
+        made.__cause__ = cause
+    return made
 
 
 def _made(raises: str, message: str) -> BaseException:

@@ -13,6 +13,7 @@ import queue
 import socket
 import threading
 import traceback
+from collections import deque
 from functools import reduce
 from time import monotonic_ns
 from typing import Any, Callable, Sequence
@@ -30,7 +31,6 @@ BUFFER = 256 * 1024
 INLINE = 32 * 1024
 #: At most 64 blocks are lent, so the lowest byte of their count tells whether there are any.
 RELEASED = wire.RELEASED_AT
-ANSWER_RELEASED = wire.ANSWER_RELEASED_AT
 
 
 def main(channel: int, side: int, page: Page, worker: str, ref_base: int, concurrency: int, init: str | None) -> None:
@@ -88,44 +88,37 @@ class Shared:
         with self.lock:
             return self.outgoing.put(body, length)[0]
 
-    def large_arguments(self, block: int, length: int) -> Any:
-        """Arguments that lie in a block."""
+    def large_body(self, block: int, length: int) -> memoryview:
+        """A body that lies in a block."""
         with self.lock:
-            body = self.incoming.view(block, length)
-        with body:
-            return codec.decode_args(body)
+            return self.incoming.view(block, length)
 
-    def ask(self, seq: int, function: int, body: list, refs: Sequence[int]) -> None:
-        """Sends a call of a function of the host. Raises HostError, and has sent nothing, if there is no room."""
+    def host_call(self, seq: int, function: int, body: list, refs: Sequence[int]) -> tuple[bytes, list[int]]:
+        """The message that calls a function of the host, and the block of its body. Raises NoRoom if it has none."""
         length = sum(map(len, body))
-        if len(refs) > wire.MOST_REFS:
-            raise host.HostError(f"the arguments hold more than {wire.MOST_REFS} objects without a value", "convert")
+        place, blocks = wire.INLINE, []
+        if length > INLINE:
+            try:
+                place, blocks = wire.BLOCK, [self.large(body, length)]
+            except Exception as error:
+                raise NoRoom(f"{length} bytes: {error!r}") from error
         released = self.unused() if self.incoming.lent else ()
-        if length <= INLINE:
-            head = wire.host_call(seq, function, wire.INLINE, 0, length, released, refs)
-            os.writev(self.channel, [head, b"".join(body)])
-            self.page.count_sent()
-            return
-        try:
-            block = self.large(body, length)
-        except BaseException as error:
-            with self.lock:
-                self.incoming.lent.update(released)
-            raise host.HostError(f"arguments of {length} bytes that have no room: {error!r}", "convert") from error
-        self.send(wire.host_call(seq, function, wire.BLOCK, block, length, released, refs))
+        head = wire.host_call(seq, function, place, *(blocks or [0]), length, released, refs)
+        return head if place else head + b"".join(body), blocks
 
-    def answer(self, view: memoryview) -> tuple[int, int, int, Any]:
-        """A ``host.Answer``. Decoded at once: the host may let go of its refs in the next message."""
-        seq, ended, place, block, length, count = wire.HOST_REPLY_HEAD.unpack_from(view)
+    def answer(self, view: memoryview) -> host.Answer:
+        """What the host says to such a call. Decoded at once: it may let go of the refs in its next message."""
+        seq, entry, ended, place, block, length, count = wire.HOST_REPLY_HEAD.unpack_from(view)
         released, at = wire.read_answer_released(view)
         if count:
             self.release(released)
+        if not length:
+            return host.Answer(entry, seq, ended, None)
         try:
-            if not length:
-                return seq, ended, None
-            return seq, ended, self.large_arguments(block, length) if place else codec.decode_args(view[at : at + length])
+            body = self.large_body(block, length) if place else view[at : at + length]
+            return host.Answer(entry, seq, ended, codec.decode_args(body))
         except BaseException as error:
-            return seq, host.BROKEN, error
+            return host.Answer(entry, seq, host.BROKEN, error)
 
     def unused(self) -> list[int]:
         """Blocks of the host that were read."""
@@ -156,14 +149,16 @@ def runner(shared: Shared, index: int) -> Callable[..., None]:
     flusher = streams.Flusher(lambda seq, want, items: send_part(shared, encoder, seq, want, items))
 
     def run(view: Any, begun: int = begun) -> None:
-        """Runs a call and answers it, unless it was taken back."""
+        """Runs a call and answers it, unless it was taken back.
+
+        A nested call runs on top of the one that waits, so this is entered anew while it is under way.
+        """
         seq, place, block, length, count, plan_length = unpack(view)
         # Before anything of the call is looked at, then the revoke word: see `Page.begun_at`.
         words[begun] = seq
         if revoked[seq % REVOKE_WORDS] == seq:
             shared.send(wire.passed(seq, [block] if place else []))
             return
-        entry.running = seq
         ended, refs = fine, ()
         try:
             if count:
@@ -172,7 +167,12 @@ def runner(shared: Shared, index: int) -> Callable[..., None]:
                 at = head_size + plan_length
                 raw = view[head_size:at].tobytes()
             plan = known.get(raw) or plans.find(raw)
-            arguments = shared.large_arguments(block, length) if place else decode(view[at : at + length])
+            body = shared.large_body(block, length) if place else view[at : at + length]
+            # User code may run from here on, and so call the host.
+            entry.running = seq
+            arguments = decode(body)
+            # Its block is free again.
+            body = None
             value = flusher.run(seq, plan.want, *arguments) if plan.is_batch else plan.run(arguments)
             atom = plan.atoms.get(type(value))
             if atom:
@@ -195,7 +195,7 @@ def runner(shared: Shared, index: int) -> Callable[..., None]:
             ended, body = failure(error)
         if shared.forked:
             os._exit(0)
-        # What its values do when they go is no part of it.
+        # What its values do when they go is no part of it any more.
         entry.running = 0
         if type(body) is bytes and not lent and not refs and len(body) <= most:
             write(channel, pack(value_kind, seq, ended, len(body)) + body)
@@ -283,15 +283,15 @@ def failure(error: BaseException) -> tuple[int, bytes]:
 
 def serve(shared: Shared) -> None:
     """Takes messages and runs calls, both on this thread. An error of the channel ends the worker."""
-    run, entry, receiver = runner(shared, 0), shared.entries[0], Receiver(shared)
-    nested, kept = shared.page.begun_at(0) + 1, entry.kept
-    entry.take = receiver.take
-    host.entries[threading.get_ident()] = entry
-    # Not the receiver's own: a call reads its message while it runs.
+    run, entry, nested = runner(shared, 0), shared.entries[0], shared.page.begun_at(0) + 1
     buffer = bytearray(BUFFER)
     view, buffers = memoryview(buffer), [buffer]
     channel, readv, call, released = shared.channel, os.readv, wire.CALL, RELEASED
     words, received = shared.page.words, 0
+    receiver = Receiver(shared, lambda: poll(words, received + receiver.received))
+    entry.wait, entry.take = receiver.wait, receiver.take
+    kept = entry.kept
+    host.entries[threading.get_ident()] = entry
     while readv(channel, buffers):
         kind = buffer[0]
         received += 1
@@ -303,18 +303,18 @@ def serve(shared: Shared) -> None:
             free(shared, view)
             continue
         elif kind == wire.NESTED:
-            # The call that it is nested in has just ended.
-            if buffer[released]:
-                shared.release(wire.read_released(view)[0])
+            # The call that it was to run on top of has just ended.
+            shared.release(wire.read_released(view)[0])
             run(view, nested)
         elif kind == wire.HOST_REPLY:
+            # Likewise: nobody waits for it.
             shared.answer(view)
             continue
         else:
             return
         while kept:
             message = kept.popleft()
-            if message is None:
+            if message is host.STOP:
                 return
             run(memoryview(message))
         if words[POLL_BUDGET]:
@@ -322,38 +322,46 @@ def serve(shared: Shared) -> None:
 
 
 class Receiver:
-    """Takes messages from the channel for whoever has to go on with others meanwhile."""
+    """Takes messages from the channel for those who do not run each at once."""
 
-    __slots__ = ("received", "entry", "_shared", "_buffer", "_view", "_buffers")
+    __slots__ = ("received", "_shared", "_look", "_buffer", "_view", "_read", "_sizes")
 
-    def __init__(self, shared: Shared) -> None:
+    def __init__(self, shared: Shared, look: Callable[[], None]) -> None:
         #: How many messages.
         self.received = 0
-        #: The entry that the last message was for.
-        self.entry = 0
         self._shared = shared
+        self._look = look
+        # One of its own: a call reads its message in the loop's while it runs.
         self._buffer = bytearray(BUFFER)
-        self._view, self._buffers = memoryview(self._buffer), [self._buffer]
+        self._view = memoryview(self._buffer)
+        self._read = (os.readv, (shared.channel,), ([self._buffer],))
+        self._sizes: deque[int] = deque()
 
-    def take(self) -> Any:
-        """The next message that is for an entry: see ``host.Entry.take``."""
-        shared, buffer, view = self._shared, self._buffer, self._view
-        while size := os.readv(shared.channel, self._buffers):
-            self.received += 1
-            kind = buffer[0]
-            if kind == wire.FREE:
-                free(shared, view)
-            elif kind == wire.HOST_REPLY:
-                self.entry = buffer[wire.ANSWER_ENTRY_AT]
-                return shared.answer(view)
-            elif kind == wire.STOP:
-                return None
-            else:
-                self.entry = buffer[wire.ENTRY_AT]
-                if buffer[RELEASED]:
-                    shared.release(wire.read_released(view)[0])
-                return bytes(view[:size])
-        return b""
+    def wait(self) -> None:
+        """Waits for a message. Raises what a signal handler raises; no message is lost by that."""
+        if self._sizes:
+            return
+        if self._shared.page.words[POLL_BUDGET]:
+            self._look()
+        # Read and noted in one step: no handler runs in between.
+        self._sizes.extend(map(*self._read))
+
+    def take(self) -> host.Message | None:
+        """That message, if an entry has to do with it."""
+        shared, view, size = self._shared, self._view, self._sizes.popleft()
+        self.received += 1
+        if not size:
+            return host.GONE
+        kind = view[0]
+        if kind == wire.FREE:
+            return free(shared, view)
+        if kind == wire.HOST_REPLY:
+            return shared.answer(view)
+        if kind == wire.STOP:
+            return host.STOP
+        if view[RELEASED]:
+            shared.release(wire.read_released(view)[0])
+        return bytes(view[:size])
 
 
 def poll(words: memoryview, received: int) -> None:
@@ -366,33 +374,48 @@ def poll(words: memoryview, received: int) -> None:
 def serve_threads(shared: Shared, concurrency: int) -> None:
     """Takes messages on this thread; a thread for each entry runs its calls."""
     coroutines.threads = True
-    queues: list[queue.SimpleQueue] = [queue.SimpleQueue() for _ in range(concurrency)]
+    queues = [queue.SimpleQueue() for _ in range(concurrency)]
     threads = [
         threading.Thread(target=serve_entry, args=(shared, index, waiting), name=f"entry-{index}", daemon=True)
         for index, waiting in enumerate(queues)
     ]
     for thread in threads:
         thread.start()
-    receiver = Receiver(shared)
-    while message := receiver.take():
-        queues[receiver.entry].put(message)
-    if message is None:
-        for waiting in queues:
-            waiting.put(None)
-        for thread in threads:
-            thread.join()
+    buffer = bytearray(BUFFER)
+    view, buffers = memoryview(buffer), [buffer]
+    while size := os.readv(shared.channel, buffers):
+        kind = buffer[0]
+        if kind == wire.CALL or kind == wire.NESTED:
+            if buffer[RELEASED]:
+                shared.release(wire.read_released(view)[0])
+            queues[buffer[wire.ENTRY_AT]].put(bytes(view[:size]))
+        elif kind == wire.FREE:
+            free(shared, view)
+        elif kind == wire.HOST_REPLY:
+            answer = shared.answer(view)
+            queues[answer.entry].put(answer)
+        else:
+            for waiting in queues:
+                waiting.put(host.STOP)
+            for thread in threads:
+                thread.join()
+            return
 
 
 def serve_entry(shared: Shared, index: int, waiting: queue.SimpleQueue) -> None:
     """Runs the calls of one entry, in order."""
-    entry, plain, nested = shared.entries[index], shared.page.begun_at(index), shared.page.begun_at(index) + 1
+    entry, plain = shared.entries[index], shared.page.begun_at(index)
+    taken: deque[host.Message] = deque()
     try:
-        run, entry.take = runner(shared, index), waiting.get
+        run = runner(shared, index)
+        # Taken and noted in one step: what is raised in this thread while it waits loses no message.
+        entry.wait, entry.take = lambda: taken or taken.extend(map(type(waiting).get, (waiting,))), taken.popleft
         host.entries[threading.get_ident()] = entry
-        while (message := entry.kept.popleft() if entry.kept else waiting.get()) is not None:
+        while (message := entry.kept.popleft() if entry.kept else waiting.get()) is not host.STOP:
+            # An answer that nobody waits for any more is passed over.
             if type(message) is bytes:
-                run(memoryview(message), nested if message[0] == wire.NESTED else plain)
-            # An idle thread keeps nothing alive.
+                run(memoryview(message), plain + (message[0] == wire.NESTED))
+            # What is idle keeps nothing alive.
             message = None
     except BaseException:
         # Its calls would wait for ever: the worker is of no use any more.

@@ -30,8 +30,7 @@ REPLY_HEAD = struct.Struct("<IQIIIQQQ")
 #: The same with an inline body and neither blocks nor refs: kind, seq, ended, length.
 PLAIN_REPLY = struct.Struct("<IQI8xQ16x")
 # An answer of the host that releases no block: kind, seq, entry, ended, place, block, length, released (a count).
-HOST_REPLY_HEAD = struct.Struct("<4xQ4xIIIQQ")
-ANSWER_ENTRY_AT = 12
+HOST_REPLY_HEAD = struct.Struct("<4xQIIIIQQ")
 ANSWER_RELEASED_AT = HOST_REPLY_HEAD.size - 8
 _HELLO = struct.Struct("<III")
 _START_FAILED = struct.Struct("<IIIQ")
