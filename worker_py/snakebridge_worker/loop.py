@@ -167,12 +167,15 @@ def runner(shared: Shared, index: int) -> Callable[..., None]:
                 at = head_size + plan_length
                 raw = view[head_size:at].tobytes()
             plan = known.get(raw) or plans.find(raw)
-            body = shared.large_body(block, length) if place else view[at : at + length]
-            # User code may run from here on, and so call the host.
-            entry.running = seq
-            arguments = decode(body)
-            # Its block is free again.
-            body = None
+            # As soon as user code may run, which it does in a decode, it may call the host; not before, since
+            # a finalizer that did so while the block is looked for would want the same lock.
+            if place:
+                with shared.large_body(block, length) as body:
+                    entry.running = seq
+                    arguments = decode(body)
+            else:
+                entry.running = seq
+                arguments = decode(view[at : at + length])
             value = flusher.run(seq, plan.want, *arguments) if plan.is_batch else plan.run(arguments)
             atom = plan.atoms.get(type(value))
             if atom:
