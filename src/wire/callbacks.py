@@ -95,6 +95,32 @@ def in_handling(name: str) -> Any:
         return snakebridge.host.call(name)
 
 
+def raises(text: str) -> None:
+    raise ValueError(text)
+
+
+def raises_in_handling(text: str) -> None:
+    try:
+        raises("own")
+    except ValueError:
+        raise LookupError(text)
+
+
+def make_batches_long() -> None:
+    streams.SLICE = 600.0
+
+
+def raises_in_batch() -> Iterator[Any]:
+    raise ValueError("batch")
+    yield
+
+
+def import_half() -> None:
+    """What another thread sees while asyncio is being imported."""
+    for name in ("asyncio.events", "asyncio.tasks"):
+        sys.modules[name] = type(sys)(name)
+
+
 class CallsWhenGone:
     def __del__(self) -> None:
         note(caught("gone")[:3])
@@ -628,7 +654,42 @@ class Nested(Case):
         self.host.answer(seq, 3)
         self.replies(seq, 3)
 
+    def test_a_nested_call_runs_while_another_thread_has_half_imported_asyncio(self) -> None:
+        seq = self.host.call("import_half")
+        self.replies(seq, None)
+        outer = self.host.call("relay", "f")
+        self.asks(outer, 0, "f")
+        self.replies(self.host.nested("add", 1, 2), 3)
+        self.host.answer(outer, (5, VALUE))
+        self.asks(outer, 5, ())
+        self.host.answer(outer, 1)
+        self.replies(outer, 1)
+
+    def test_what_the_call_below_is_handling_is_no_cause_of_what_a_nested_call_raises(self) -> None:
+        self.host.call("open_relayed", "raises_in_batch", want=b"\1")
+        (ref,) = self.host.hear()["refs"]
+        outer = self.host.call("in_handling", "f")
+        self.looks_up(outer, "f", 5)
+        self.asks(outer, 5, ())
+        for name, kinds in (("raises", ["ValueError"]), ("raises_in_handling", ["LookupError", "ValueError"])):
+            chain = self.raises(self.host.nested(name, "text"))
+            self.assertEqual([link[0] for link in chain], kinds)
+            self.assertNotIn("first", chain[0][3])
+        self.host.order(wire.NESTED, "", (Made(codec.resolve, ref), 9, 1 << 20), 0, VALUE, plans.BATCH, [])
+        self.assertEqual([link[0] for link in pickle.loads(self.host.hear()["value"][1])[1]], ["ValueError"])
+        # The same one level up, where the one in between handles nothing.
+        inner = self.host.nested("relay", "f")
+        self.asks(inner, 5, ())
+        self.assertEqual([link[0] for link in self.raises(self.host.nested("raises", "text"))], ["ValueError"])
+        self.host.answer(inner, (None, "timeout", "inner", []), wire.HOST_FAILED)
+        self.assertEqual([link[0] for link in self.raises(inner)], ["HostError"])
+        # What it handles itself is its context, as ever.
+        self.host.answer(outer, (None, "timeout", "outer", []), wire.HOST_FAILED)
+        self.assertEqual([link[0] for link in self.raises(outer)], ["HostError", "KeyError"])
+
     def test_a_batch_calls_the_host_and_another_runs_within_it(self) -> None:
+        # However slow the machine is, no batch ends before its second item.
+        self.replies(self.host.call("make_batches_long"), None)
         for name in ("relayed", "relayed_plainly"):
             refs = []
             for _ in range(2):

@@ -15,6 +15,7 @@ from unittest import mock
 
 sys.path.insert(0, sys.argv[1])
 
+import snakebridge
 import snakebridge_worker
 from snakebridge_worker import plans, refs, streams, wire
 
@@ -82,10 +83,11 @@ class GoldenMessages(unittest.TestCase):
                 self.assertIs(eval(said, names), True)
 
     def test_every_module_can_be_imported(self) -> None:
-        names = [module.name for module in pkgutil.iter_modules(snakebridge_worker.__path__)]
-        self.assertIn("loop", names)
-        for name in names:
-            importlib.import_module(f"snakebridge_worker.{name}")
+        for package, known in ((snakebridge_worker, "loop"), (snakebridge, "host")):
+            names = [module.name for module in pkgutil.iter_modules(package.__path__)]
+            self.assertIn(known, names)
+            for name in names:
+                importlib.import_module(f"{package.__name__}.{name}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ and replaced if reading it fails.
 
 import pickle
 import sys
+import threading
 import traceback
 from types import TracebackType
 from typing import Any, Callable, List, Optional, Tuple
@@ -82,12 +83,23 @@ def _traceback(frames: List[Tuple[str, int, str]]) -> Optional[TracebackType]:
     return made
 
 
+class _Outside(threading.local):
+    """What the calls below a nested one are handling: Python takes it for the context of what is raised there."""
+
+    handled: Optional[BaseException] = None
+
+
+outside = _Outside()
+
+
 def describe(exc: BaseException, step: Optional[str] = None) -> bytes:
     """The step that raised, if one of several, with the exception and its causes, outermost first.
 
     Pickled as plain data. Never raises.
     """
     try:
+        if outside.handled is not None:
+            _cut(exc, outside.handled)
         links = _links(exc)
         messages = [_message(link) for link in links]
         # What is small enough Python itself prints, with all its causes.
@@ -96,6 +108,23 @@ def describe(exc: BaseException, step: Optional[str] = None) -> bytes:
     except BaseException as error:  # the one place: nothing of the caller's may pass
         chain = [_last_resort(exc, error)]
     return pickle.dumps((step, chain), 5)
+
+
+def _cut(exc: BaseException, handled: BaseException) -> None:
+    """Takes away what is only there because it is being handled in another call."""
+    todo: List[Optional[BaseException]] = [exc]
+    seen = set()
+    while todo:
+        part = todo.pop()
+        if part is None or part is handled or id(part) in seen:
+            continue
+        seen.add(id(part))
+        context = BaseException.__context__.__get__(part)
+        if context is handled:
+            BaseException.__context__.__set__(part, None)
+        else:
+            todo.append(context)
+        todo.append(BaseException.__cause__.__get__(part))
 
 
 def _links(exc: BaseException) -> List[BaseException]:

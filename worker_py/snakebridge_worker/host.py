@@ -204,8 +204,10 @@ class Entry:
                     elif message is GONE:
                         os._exit(0)
                     elif type(message) is bytes and message[0] == wire.NESTED:
-                        aside = _put_aside()
+                        aside, before = _put_aside(), errors.outside.handled
+                        errors.outside.handled = sys.exc_info()[1]
                         self.run(memoryview(message), self._nested)
+                        errors.outside.handled = before
                         if aside is not None:
                             _put_back(*aside)
                     elif message is not None:
@@ -320,11 +322,12 @@ def _made(raises: str, message: str) -> BaseException:
 
 def _put_aside() -> tuple[Any, Any] | None:
     """Takes the event loop that runs here, and its task, from the thread: a nested call is not within them."""
-    # What was never imported runs nowhere.
-    tasks = sys.modules.get("asyncio.tasks")
-    loop = tasks and tasks.events._get_running_loop()
+    # What was never imported runs nowhere, nor does what another thread has half imported.
+    running = getattr(sys.modules.get("asyncio.events"), "_get_running_loop", None)
+    loop = running and running()
     if loop is None:
         return None
+    tasks = sys.modules["asyncio.tasks"]
     task = tasks.current_task(loop)
     if task is not None:
         tasks._leave_task(loop, task)
