@@ -228,8 +228,12 @@ impl Handler<Granted> for SessionActor {
     fn handle(&mut self, Granted { call, worker, addr, on, rebuild }: Granted, ctx: &mut Context<Self>) {
         self.note(Handled::Granted, Some(call), |work| work.outcome_of_grant(call, &worker, rebuild));
         let work = self.work();
+        // The worker of an earlier grant is gone, or has taken the call back unseen.
+        if let Some(rebuild) = work.rebuilding.remove(&call) {
+            ctx.cancel_future(rebuild.task);
+            work.waiting.insert(call, rebuild.give_back());
+        }
         if !work.held.is_empty() {
-            // The worker of an earlier grant is gone, or has taken the call back unseen.
             work.unhold(call);
         }
         work.held.push_back(Grant { call, worker, addr, on, rebuild });

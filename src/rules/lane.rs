@@ -1,9 +1,10 @@
 //! The calls at one worker generation: what was sent, what may be told of it, when it must die.
 //!
 //! A call that was granted gets a number, one more than the last, and an entry of the control page,
-//! which is a thread of the worker: calls of one session with open calls there stay on their entry. The
-//! worker writes the number to the entry's *begun* word before it does anything else, then reads the
-//! call's revoke word: revoked, it *passes* the call, else it runs and replies.
+//! which is a thread of the worker: calls of one session with open calls there stay on their entry, unless
+//! one of them waits there for a callback. The worker writes the number to the entry's *begun* word before
+//! it does anything else, then reads the call's revoke word: revoked, it *passes* the call, else it runs
+//! and replies.
 //!
 //! To **revoke** a call the shell writes the word, has every CPU see it, and reads *begun*. Below the
 //! call's number: the call never begins, exactly. Else it runs, or is passed all the same: only the
@@ -176,7 +177,7 @@ pub(crate) struct Lane {
     open: BTreeMap<u64, InFlight>,
     /// The last number of each open call: one that was taken back may have come again.
     seqs: BTreeMap<CallId, u64>,
-    /// Which entry the open calls of a session are on, and how many they are.
+    /// Which entry the open calls of a session are on that are not nested, and how many they are.
     seats: BTreeMap<SessionKey, (u32, usize)>,
     /// Taken back before their requests came.
     awaited: BTreeSet<CallId>,
@@ -487,8 +488,9 @@ impl Lane {
         }
     }
 
-    /// The entry of the session's open calls, else one with the fewest; and whether the call goes on top
-    /// there, as it has to where a call of its tree stands: behind that it would never begin.
+    /// The entry of the session's open calls, unless one waits there for a callback, else one with the fewest;
+    /// and whether the call goes on top there, as it has to where a call of its tree stands: behind that it
+    /// would never begin.
     fn seat(&mut self, session: &SessionKey, tree: Option<CallId>, on: Option<CallId>) -> (u32, bool) {
         let of_tree = |lane: &Self, entry: u32| {
             tree.is_some_and(|tree| lane.open.values().any(|call| call.tree == tree && call.entry == entry))
@@ -503,15 +505,24 @@ impl Lane {
             let last = || self.open.values().rev().find(|call| Some(call.tree) == tree);
             base.or_else(last).map(|call| call.entry)
         });
-        let seat = || self.seats.get(session).map(|(entry, _)| *entry);
-        let entry = base.or_else(seat).unwrap_or_else(|| {
-            let emptiest = (0..).zip(&self.entries).min_by_key(|(_, calls)| **calls);
-            emptiest.map_or(0, |(entry, _)| entry)
-        });
-        // A session may have calls on top in one entry, and others elsewhere: the first says where the next go.
-        self.seats.entry(session.clone()).or_insert((entry, 0)).1 += 1;
+        // Behind a call that waits for a callback a call might wait as long, whatever other entries do.
+        let waits = |entry: &u32| self.open.values().any(|call| call.waits && call.entry == *entry);
+        let seat = self.seats.get(session).map(|(entry, _)| *entry);
+        let seat = seat.filter(|entry| of_tree(self, *entry) || !waits(entry));
+        let emptiest = || {
+            let entries = (0..).zip(&self.entries);
+            let plain = |entry| self.open.values().filter(|call| !call.nested && call.entry == entry).count();
+            entries.min_by_key(|(entry, calls)| (waits(entry), plain(*entry), **calls)).map_or(0, |(entry, _)| entry)
+        };
+        let entry = base.or(seat).unwrap_or_else(emptiest);
+        let nested = of_tree(self, entry);
+        // A nested call is where its tree is, and the next of its session has no business there.
+        if !nested {
+            let seat = self.seats.entry(session.clone()).or_default();
+            *seat = (entry, seat.1 + 1);
+        }
         self.entries[entry as usize] += 1;
-        (entry, of_tree(self, entry))
+        (entry, nested)
     }
 
     fn close(&mut self, seq: u64) -> InFlight {
@@ -521,6 +532,7 @@ impl Lane {
         }
         self.entries[call.entry as usize] -= 1;
         if self.entries.len() > 1
+            && !call.nested
             && let Some((_, calls)) = self.seats.get_mut(&call.session)
         {
             *calls -= 1;

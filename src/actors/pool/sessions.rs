@@ -76,14 +76,15 @@ impl Handler<LeaseReturned> for PoolSupervisor {
 #[rtype(result = "()")]
 pub(crate) struct Rebuilt {
     pub(crate) call: CallId,
+    pub(crate) worker: WorkerId,
 }
 
 impl Handler<Rebuilt> for PoolSupervisor {
     type Result = ();
 
-    fn handle(&mut self, Rebuilt { call }: Rebuilt, ctx: &mut Context<Self>) {
+    fn handle(&mut self, Rebuilt { call, worker }: Rebuilt, ctx: &mut Context<Self>) {
         self.hear_of_call(Handled::Rebuilt, call, None);
-        self.rules.handle_rebuilt(call, Instant::now());
+        self.rules.handle_rebuilt(call, &worker, Instant::now());
         self.perform(ctx);
     }
 }

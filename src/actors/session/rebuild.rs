@@ -22,6 +22,13 @@ pub(super) struct Rebuild {
 }
 
 impl Rebuild {
+    /// The call was granted another worker meanwhile: this one gets its lease back.
+    pub(super) fn give_back(self) -> Box<Request> {
+        let Self { request, grant, .. } = self;
+        request.pool_addr.do_send(LeaseReturned { call: grant.call, worker: grant.worker });
+        request
+    }
+
     /// The home will not be ready: the pool refuses the call, unless it has done so.
     pub(super) fn fail(&mut self, error: Error) {
         if self.error.is_none() {
@@ -79,7 +86,7 @@ impl SessionActor {
         match outcome {
             Ok(()) => {
                 if let Some(Rebuild { request, grant, .. }) = work.rebuilding.remove(&call) {
-                    request.pool_addr.do_send(Rebuilt { call });
+                    request.pool_addr.do_send(Rebuilt { call, worker: grant.worker.clone() });
                     send(request, grant);
                 }
             }

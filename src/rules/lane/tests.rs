@@ -230,12 +230,20 @@ fn a_call_of_a_tree_goes_on_top_at_the_entry_where_its_tree_stands() {
     desk.grant(2, 2);
     assert_eq!(desk.callback(2), Some(CallId(2)));
     assert_eq!(desk.nest(3, 7, 2), Some(on_top(3, 1)));
-    // Also one that was granted room: behind the one that waits for it, it would never begin.
-    let granted = Granted { tree: Some(CallId(2)), ..granted(4, 7) };
-    assert_eq!(desk.lane.handle_granted(granted.clone()), Some(on_top(4, 1)));
-    // Another session has an entry of its own.
-    let other = SessionKey::new("s".into(), 8);
-    assert_eq!(desk.lane.handle_granted(Granted { call: CallId(5), session: other, ..granted }), Some(sent(5, 2)));
+    // One that was granted room has another thread, unless its session is on that one: behind the call that
+    // waits for it, it would never begin.
+    let granted = |call, session| Granted { tree: Some(CallId(2)), ..granted(call, session) };
+    assert_eq!(desk.lane.handle_granted(granted(4, 7)), Some(sent(4, 2)));
+    assert_eq!(desk.lane.handle_granted(granted(5, 2)), Some(on_top(5, 1)));
+}
+
+#[test]
+fn a_call_is_not_put_behind_one_that_waits_for_a_callback_of_another_tree() {
+    let mut desk = Desk::new(2);
+    desk.grant(1, 1);
+    desk.callback(1);
+    assert_eq!(desk.grant(2, 1), Some(sent(2, 1)));
+    assert_eq!(desk.grant(3, 1), Some(sent(3, 1)), "they stay together there");
 }
 
 #[test]

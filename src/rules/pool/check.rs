@@ -98,7 +98,7 @@ impl Pool {
                 assert!(*pins > 0 && self.workers[place].pinned.contains(sid), "pins of {session:?}");
             }
             if let Namespace::At { place, .. } = session.namespace {
-                assert!(session.stage == session::Stage::Ending || session.pins_at(place) > 0, "{session:?}");
+                assert!(session.stage != session::Stage::Live || session.pins_at(place) > 0, "{session:?}");
                 let elsewhere = |line: &&session::Line| line.target != Target::Worker(place);
                 let mut waiting = session.lines.iter().filter(elsewhere).flat_map(|line| line.calls.iter());
                 assert!(!waiting.any(|id| self.calls[id].uses_namespace), "waits without its namespace: {session:?}");

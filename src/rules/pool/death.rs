@@ -57,7 +57,7 @@ impl Pool {
             }
         }
         for tree in trees {
-            self.leave_tree(tree);
+            self.serve_tree(tree, now);
         }
         self.serve_all(now);
         self.finish_shutdown();

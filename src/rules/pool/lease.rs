@@ -99,6 +99,10 @@ impl Pool {
     /// Refs of the session were freed there.
     pub(crate) fn handle_unpinned(&mut self, session: &SessionKey, worker: &WorkerId, count: usize, now: Instant) {
         let (sid, place) = (Sid::from(session), Place::from(worker));
+        // What is made in a worker on its way out is not counted, and so not counted down.
+        if self.workers.get(&place).is_some_and(|worker| !worker.keeps_state()) {
+            return;
+        }
         let Some(session) = self.sessions.get_mut(&sid) else { return };
         if !session.unpin(place, count) {
             return;

@@ -58,7 +58,6 @@ use crate::id::{CallId, WorkerId};
 use crate::rules::restart::Restarts;
 use call::{Call, Stage};
 use queue::Queue;
-use session::Stage::{Ending, Live};
 use session::{Session, Sid};
 use slot::Slot;
 use std::collections::{BTreeMap, VecDeque};
@@ -127,9 +126,8 @@ impl Pool {
     pub(crate) fn handle_ticket(&mut self, ticket: Ticket, now: Instant) {
         let sid = Sid::from(&ticket.session);
         let on_lost = ticket.on_worker_lost.unwrap_or(self.rules.on_worker_lost);
-        let has_ended = ticket.has_ended;
-        let new = || Session { stage: if has_ended { Ending } else { Live }, ..Session::new(ticket.session) };
-        self.sessions.entry(sid).or_insert_with(new).calls += 1;
+        let stage = if ticket.has_ended { session::Stage::Ended } else { session::Stage::Live };
+        self.sessions.entry(sid).or_insert_with(|| Session { stage, ..Session::new(ticket.session) }).calls += 1;
         let call = Call {
             sid,
             purpose: ticket.purpose,

@@ -26,10 +26,10 @@ pub(super) struct Rebuilding {
 
 impl Pool {
     /// The home is ready, and the call that set it is sent now.
-    pub(crate) fn handle_rebuilt(&mut self, call: CallId, now: Instant) {
-        let Some((sid, _)) = self.leased(call) else { return };
+    pub(crate) fn handle_rebuilt(&mut self, call: CallId, worker: &WorkerId, now: Instant) {
+        // Another worker than that may have it by now.
+        let Some((sid, _)) = self.leased(call).filter(|(_, at)| *at == Place::from(worker)) else { return };
         if self.end_rebuild(call) {
-            self.rise_in_stack(call);
             self.relist_all(sid);
             self.serve_all(now);
             self.serve_trees_of(sid, now);
@@ -62,18 +62,6 @@ impl Pool {
             self.route(id, now);
         }
         self.after_lease_in(tree, &lease, now);
-    }
-
-    /// It is sent only now: what was granted meanwhile is below it.
-    fn rise_in_stack(&mut self, call: CallId) {
-        let Some(place) =
-            self.calls.get(&call).and_then(Call::lease).filter(|lease| lease.on.is_some()).map(|it| it.place)
-        else {
-            return;
-        };
-        let leases = &mut self.worker_mut(place).leases;
-        leases.retain(|open| *open != call);
-        leases.push_back(call);
     }
 
     fn forget_home(&mut self, sid: Sid, place: Place) {

@@ -37,7 +37,10 @@ impl Pool {
                 self.grant(id, place, now);
                 self.serve(place, now);
             }
-            Choice::Nest(place, on) => self.nest(id, place, on, now),
+            Choice::Nest(place, on) => {
+                self.nest(id, place, on, now);
+                self.serve(place, now);
+            }
             Choice::Wait(_) if self.calls[&id].purpose == Purpose::Opening => {
                 let refusal = self.degraded_for_all().unwrap_or(Refusal::WorkerBusy);
                 self.refuse(id, refusal);
@@ -61,7 +64,7 @@ impl Pool {
             Phase::Starting | Phase::Open => {}
         }
         match session.stage {
-            session::Stage::Ending => return Choice::Refuse(Refusal::Cancelled),
+            session::Stage::Ended | session::Stage::Ending => return Choice::Refuse(Refusal::Cancelled),
             session::Stage::Live => {}
         }
         let bound = match self.bound_to(call, session) {

@@ -66,7 +66,9 @@ pub(super) struct Session {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     Live,
-    /// It has ended; what runs finishes.
+    /// It has ended, as a late call of it says; that the pool is to forget it, it will hear.
+    Ended,
+    /// It has ended; what runs finishes, and then the pool says that it has forgotten it.
     Ending,
 }
 

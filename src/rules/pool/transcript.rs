@@ -164,7 +164,7 @@ impl Desk {
             }
             "callback" => self.pool.handle_callback(self.calls[&words[1]], at),
             "callback_over" => self.pool.handle_callback_over(self.calls[&words[1]], at),
-            "rebuilt" => self.pool.handle_rebuilt(self.calls[&words[1]], at),
+            "rebuilt" => self.pool.handle_rebuilt(self.calls[&words[1]], &worker(&words[2]), at),
             "rebuild_failed" => self.pool.handle_rebuild_failed(self.calls[&words[1]], &worker(&words[2]), at),
             "start" => self.pool.start(at),
             "ready" => self.pool.handle_ready(&worker(&words[1]), at),

@@ -46,8 +46,13 @@ impl Pool {
     pub(crate) fn handle_callback(&mut self, call: CallId, now: Instant) {
         let Some((_, place)) = self.leased(call) else { return };
         self.take_to_run(call);
-        if let Some(lease) = self.calls.get_mut(&call).and_then(Call::lease_mut) {
-            lease.waits = true;
+        let Some(lease) = self.calls.get_mut(&call).and_then(Call::lease_mut) else { return };
+        lease.waits = true;
+        if lease.on.is_some() {
+            // It is the highest: who came first there need not be who was granted first.
+            let leases = &mut self.worker_mut(place).leases;
+            leases.retain(|open| *open != call);
+            leases.push_back(call);
         }
         reach!("a call waits for its callback");
         self.serve_tree(self.tree_of(call), now);
@@ -60,8 +65,7 @@ impl Pool {
         if let Some(lease) = self.calls.get_mut(&call).and_then(Call::lease_mut)
             && std::mem::replace(&mut lease.waits, false)
         {
-            self.leave_tree(tree);
-            self.serve_moved(now);
+            self.serve_tree(tree, now);
         }
     }
 
@@ -74,7 +78,7 @@ impl Pool {
         let is_settling = call.is_in_line() && session.settling.is_some();
         let is_behind = session.rebuilding.is_some() && call.rebuilds_under().is_none();
         if is_settling || is_behind {
-            return self.unless_in_vain(tree, session, by_table);
+            return self.unless_in_vain(tree, call, session, by_table);
         }
         if let Some(under) = call.rebuilds_under()
             && let Choice::Grant(place) = by_table
@@ -101,7 +105,7 @@ impl Pool {
                 self.nest_anywhere(tree, call, session, by_table)
             }
             Choice::Grant(_) | Choice::Nest(..) | Choice::Wait(_) | Choice::Refuse(_) => {
-                self.unless_in_vain(tree, session, by_table)
+                self.unless_in_vain(tree, call, session, by_table)
             }
         }
     }
@@ -139,7 +143,7 @@ impl Pool {
                     self.beside_its_tree(place, call, session)
                 }
             },
-            None => self.unless_in_vain(tree, session, by_table),
+            None => self.unless_in_vain(tree, call, session, by_table),
         }
     }
 
@@ -161,15 +165,10 @@ impl Pool {
         }
     }
 
-    fn unless_in_vain(&self, tree: Tree, session: &Session, choice: Choice) -> Choice {
+    fn unless_in_vain(&self, tree: Tree, call: &Call, session: &Session, choice: Choice) -> Choice {
         match choice {
-            Choice::Wait(target) if self.waits_in_vain(tree, session, target) => {
+            Choice::Wait(target) if self.waits_in_vain(tree, call, session, target) => {
                 reach!("would deadlock");
-                Choice::Refuse(Refusal::WouldDeadlock)
-            }
-            // Calls of a session share a thread: there it would wait for the other one.
-            Choice::Grant(place) if self.waits_for_its_own(tree, session, place) => {
-                reach!("would deadlock in its thread");
                 Choice::Refuse(Refusal::WouldDeadlock)
             }
             Choice::Grant(_) | Choice::Nest(..) | Choice::Wait(_) | Choice::Refuse(_) => choice,
@@ -177,9 +176,11 @@ impl Pool {
     }
 
     /// Whether every worker that it may wait for waits for a callback of another tree.
-    fn waits_in_vain(&self, tree: Tree, session: &Session, target: Target) -> bool {
+    fn waits_in_vain(&self, tree: Tree, call: &Call, session: &Session, target: Target) -> bool {
         match target {
-            Target::Worker(place) => self.is_stuck(place, tree) || self.waits_for_its_own(tree, session, place),
+            Target::Worker(place) => {
+                self.is_stuck(place, tree) || call.is_in_line() && self.waits_for_its_own(tree, session, place)
+            }
             Target::Any => {
                 let is_coming = self.slots.values().any(|slot| matches!(slot.state, SlotState::BackingOff { .. }))
                     || self.workers.values().any(|worker| matches!(worker.state, State::Starting { .. }));
@@ -189,45 +190,60 @@ impl Pool {
         }
     }
 
-    /// Whether each call that runs there waits for a callback of another tree.
+    /// Whether each call that runs there waits for a callback of another tree, or for one that does: calls of
+    /// a session are on one thread.
     fn is_stuck(&self, place: Place, tree: Tree) -> bool {
         let Some(worker) = self.workers.get(&place).filter(|worker| !worker.has_room(self.rules.concurrency)) else {
             return false;
         };
-        let mut stacks = self.stacks(worker).into_iter().peekable();
-        stacks.peek().is_some() && stacks.all(|stack| stack.waits && stack.tree != tree)
+        let others = self.waiting_of_others(worker, tree);
+        if self.rules.concurrency == 1 {
+            // Whatever else was granted is behind it: it may have come in another order than that of the grants.
+            return !others.is_empty();
+        }
+        let mut held_up = BTreeSet::new();
+        for (id, lease) in self.running(worker) {
+            let sid = self.calls[&id].sid;
+            match lease.on {
+                None if others.contains(&id) => {
+                    held_up.insert(sid);
+                }
+                Some(base) if others.contains(&base) => {}
+                None if held_up.contains(&sid) => {}
+                Some(_) | None => return false,
+            }
+        }
+        !others.is_empty()
     }
 
-    /// Whether a call of its session waits there for a callback of another tree, whoever else has room: calls
-    /// of a session are on one thread.
+    /// Whether a strict call, which waits for the one of its session there, waits for a callback of another tree.
     fn waits_for_its_own(&self, tree: Tree, session: &Session, place: Place) -> bool {
         let Some(worker) = self.workers.get(&place) else { return false };
-        let sid = Sid::from(&session.key);
-        let others = self.stacks(worker).into_iter().filter(|stack| stack.waits && stack.tree != tree);
-        let others: BTreeSet<CallId> = others.map(|stack| stack.base).collect();
-        worker.leases.iter().filter(|id| self.calls[*id].sid == sid).any(|id| {
-            let on = self.calls[id].lease().and_then(|lease| lease.on);
-            others.contains(&on.unwrap_or(*id))
+        let (sid, others) = (Sid::from(&session.key), self.waiting_of_others(worker, tree));
+        self.running(worker).any(|(id, lease)| self.calls[&id].sid == sid && others.contains(&lease.on.unwrap_or(id)))
+    }
+
+    /// The bases of the stacks there that wait for callbacks of other trees.
+    fn waiting_of_others(&self, worker: &Worker, tree: Tree) -> BTreeSet<CallId> {
+        let stacks = self.stacks(worker).into_iter().filter(|stack| stack.waits && stack.tree != tree);
+        stacks.map(|stack| stack.base).collect()
+    }
+
+    /// What runs there, in the order of the grants, but for calls whose homes are being made ready: those are
+    /// not sent yet.
+    fn running<'a>(&'a self, worker: &'a Worker) -> impl Iterator<Item = (CallId, &'a Lease)> {
+        worker.leases.iter().filter_map(|id| match &self.calls[id].stage {
+            Stage::Running(lease) if !self.is_rebuilding(*id) => Some((*id, lease)),
+            Stage::Running(_) | Stage::Ahead(_) | Stage::Routing | Stage::Waiting(_) => None,
         })
     }
 
-    /// What runs there, but for calls whose homes are being made ready: those are not sent yet.
     fn stacks(&self, worker: &Worker) -> Vec<Stack> {
         let mut stacks: BTreeMap<CallId, Stack> = BTreeMap::new();
-        // In the order of their grants each began on top of the one before.
-        for id in &worker.leases {
-            let Stage::Running(lease) = &self.calls[id].stage else { continue };
-            if self.is_rebuilding(*id) {
-                continue;
-            }
-            let base = lease.on.unwrap_or(*id);
-            let stack = stacks.entry(base).or_insert(Stack {
-                base,
-                tree: self.tree_of(*id),
-                nested: 0,
-                is_free: false,
-                waits: false,
-            });
+        // The last that asked for a callback was the highest then.
+        for (id, lease) in self.running(worker) {
+            let (base, tree) = (lease.on.unwrap_or(id), self.tree_of(id));
+            let stack = stacks.entry(base).or_insert(Stack { base, tree, nested: 0, is_free: false, waits: false });
             stack.nested += usize::from(lease.on.is_some());
             stack.is_free = lease.waits;
             stack.waits |= lease.waits;
@@ -258,22 +274,33 @@ impl Pool {
         }
     }
 
-    /// Grants what waits of a tree and can be run nested now, past every line.
+    /// Looks again at what waits of a tree: grants what would be granted if it came now, past every line, and
+    /// refuses what only a call that waited kept from being turned away.
     pub(super) fn serve_tree(&mut self, tree: Tree, now: Instant) {
         for id in self.waiting_in(tree) {
-            match self.choose(&self.calls[&id], &self.sessions[&self.calls[&id].sid]) {
+            // A grant before it may have moved or refused it.
+            let Some(call) = self.calls.get(&id).filter(|call| matches!(call.stage, Stage::Waiting(_))) else {
+                continue;
+            };
+            match self.choose(call, &self.sessions[&call.sid]) {
                 Choice::Nest(place, on) => {
                     self.leave_line(id);
                     self.queue.has_moved = true;
                     self.nest(id, place, on, now);
                 }
-                // What it waited for was its home then, and is not any more.
-                Choice::Grant(place) if self.is_expected(&id) => {
+                // As if it came now: what it waited for, its home or the end of a rebuild, is not in its way any more.
+                Choice::Grant(place) => {
                     self.leave_line(id);
                     self.queue.has_moved = true;
                     self.grant(id, place, now);
                 }
-                Choice::Grant(_) | Choice::Wait(_) | Choice::Refuse(_) => {}
+                // That is said to tickets: what waits may still be served.
+                Choice::Wait(_) | Choice::Refuse(Refusal::WouldDeadlock) => {}
+                Choice::Refuse(refusal) => {
+                    self.leave_line(id);
+                    self.queue.has_moved = true;
+                    self.refuse(id, refusal);
+                }
             }
         }
         self.serve_moved(now);
@@ -309,31 +336,8 @@ impl Pool {
 
     /// What the end of a lease means for the tree of its call.
     pub(super) fn after_lease_in(&mut self, tree: Tree, lease: &Lease, now: Instant) {
-        if lease.waits {
-            self.leave_tree(tree);
-            self.serve_moved(now);
-        }
-        if lease.on.is_some() {
+        if lease.waits || lease.on.is_some() {
             self.serve_tree(tree, now);
-        }
-    }
-
-    /// A call of the tree waits no more: what only that kept from being turned away is turned away now.
-    pub(super) fn leave_tree(&mut self, tree: Tree) {
-        for id in self.waiting_in(tree) {
-            if self.is_expected(&id) {
-                continue;
-            }
-            match self.choose(&self.calls[&id], &self.sessions[&self.calls[&id].sid]) {
-                // That is said to tickets: what waits may still be served.
-                Choice::Refuse(Refusal::WouldDeadlock) => {}
-                Choice::Refuse(refusal) => {
-                    self.leave_line(id);
-                    self.queue.has_moved = true;
-                    self.refuse(id, refusal);
-                }
-                Choice::Grant(_) | Choice::Nest(..) | Choice::Wait(_) => {}
-            }
         }
     }
 

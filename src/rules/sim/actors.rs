@@ -93,7 +93,7 @@ impl World {
             Message::Reset(key) => self.post(Mailbox::Pool, Message::Reset(key)),
             Message::GiveUp(call) => self.on_given_up(session, call),
             Message::Grant(grant) => self.on_grant(session, grant),
-            Message::RebuildEnds(call, is_ready) => self.on_rebuild_ends(session, call, is_ready),
+            Message::RebuildEnds(call, worker, is_ready) => self.on_rebuild_ends(session, call, &worker, is_ready),
             Message::Refuse(call, not_ready) => {
                 let actor = self.actors.get_mut(&session).expect("nothing is refused that is forgotten");
                 actor.calls.remove(&call);
@@ -114,8 +114,7 @@ impl World {
                 actor.calls.remove(&call);
             }
             Message::Forgotten(key, namespace) => {
-                // Of one that it had forgotten, and that had a late call, a pool says so twice.
-                let Some(actor) = self.actors.get_mut(&session) else { return };
+                let actor = self.actors.get_mut(&session).expect("a session is forgotten once");
                 if actor.ending == Some(true) {
                     reach::hit("a session is forgotten again".into());
                     actor.ending = Some(false);
@@ -165,7 +164,9 @@ impl World {
         if let Body::At(_) = request.body {
             reach::hit("grant before the body is back".into());
         }
-        let earlier = actor.unhold(call);
+        // The worker of an earlier grant is gone, or has taken the call back unseen.
+        let rebuilt_in = actor.rebuilding.remove(&call).map(|(grant, _)| grant.worker);
+        let earlier = actor.unhold(call).or(rebuilt_in);
         actor.held.push_back(grant);
         if let Some(worker) = earlier {
             self.post(Mailbox::Pool, Message::Returned(call, worker));
@@ -187,7 +188,7 @@ impl World {
             if rebuild {
                 actor.rebuilding.insert(call, (grant, false));
                 let is_ready = !self.random.one_in(3);
-                self.post(Mailbox::Session(session), Message::RebuildEnds(call, is_ready));
+                self.post(Mailbox::Session(session), Message::RebuildEnds(call, worker, is_ready));
             } else if request.is_given_up {
                 actor.calls.remove(&call);
                 self.post(Mailbox::Pool, Message::Returned(call, worker));
@@ -199,14 +200,14 @@ impl World {
     }
 
     /// The `on_home` of a session has ended, unless it was ended before.
-    fn on_rebuild_ends(&mut self, session: u64, call: CallId, is_ready: bool) {
+    fn on_rebuild_ends(&mut self, session: u64, call: CallId, worker: &WorkerId, is_ready: bool) {
         let Some(actor) = self.actors.get_mut(&session) else { return };
-        match actor.rebuilding.get(&call) {
+        match actor.rebuilding.get(&call).filter(|(grant, _)| grant.worker == *worker) {
             Some((_, false)) if is_ready => {
                 reach::hit("a home is made ready".into());
                 let (grant, _) = actor.rebuilding.remove(&call).expect("it was just found");
                 actor.held.push_front(Grant { rebuild: false, ..grant });
-                self.post(Mailbox::Pool, Message::Rebuilt(call));
+                self.post(Mailbox::Pool, Message::Rebuilt(call, worker.clone()));
                 self.use_grants(session);
             }
             Some((_, false)) => self.fail_rebuild(session, call),
@@ -516,7 +517,7 @@ impl World {
                 }
                 self.run_on(worker, entry);
             }
-            Some(Frame { seq, call, step: Step::Running }) => {
+            Some(Frame { seq, call, step: Step::Running, .. }) => {
                 if self.wants_callback(call) {
                     let actor = self.workers.get_mut(worker).expect("it was just read");
                     if let Some(top) = actor.process.threads[at].stack.last_mut() {
@@ -534,15 +535,15 @@ impl World {
     fn begin(&mut self, worker: &WorkerId, entry: u32, seq: u64, call: CallId, nested: bool) {
         let actor = self.workers.get_mut(worker).expect("a step is of a worker that lives");
         let thread = &mut actor.process.threads[entry as usize];
+        let is_late = !thread.stack.iter().any(|frame| self.witness.root(frame.call) == self.witness.root(call));
         if let Some(below) = thread.stack.last() {
-            // One that came late, when the call that it was to be on top of had ended, may be on any.
-            let is_late = !thread.stack.iter().any(|frame| self.witness.root(frame.call) == self.witness.root(call));
             let is_its = self.witness.root(call) == self.witness.root(below.call);
-            assert!(is_its || is_late, "{call} is on top of another tree");
+            let may_mix = is_late || thread.stack.iter().any(|frame| frame.is_late);
+            assert!(is_its || may_mix, "{call} is on top of another tree");
             reach::hit("a call runs on top of another".into());
         }
         assert!(thread.stack.len() <= 64, "the stack of {worker} is too high");
-        thread.stack.push(Frame { seq, call, step: Step::Begun });
+        thread.stack.push(Frame { seq, call, step: Step::Begun, is_late: is_late && nested });
         let begun = &mut actor.process.begun[entry as usize];
         let word = if nested { &mut begun.nested } else { &mut begun.plain };
         assert!(*word < seq, "{seq} begins at {worker} after {word}");

@@ -41,6 +41,8 @@ pub(super) struct Frame {
     pub(super) seq: u64,
     pub(super) call: CallId,
     pub(super) step: Step,
+    /// When it came, no call of its tree stood there any more.
+    pub(super) is_late: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -43,7 +43,8 @@ pub(super) struct Witness {
     /// Sessions that were reset since, and those that rehome.
     anew: BTreeSet<u64>,
     always_anew: BTreeSet<u64>,
-    served: BTreeMap<LineView, BTreeSet<(WorkerId, u64)>>,
+    /// Who has had a turn at which worker while the line waited, and with which call.
+    served: BTreeMap<LineView, BTreeMap<(WorkerId, u64), CallId>>,
     restarts: Vec<Instant>,
 }
 
@@ -109,7 +110,8 @@ impl Witness {
             pool.workers().any(|view| view.id == worker && matches!(view.standing, Standing::Free | Standing::Busy));
         let record = &self.calls[&call];
         if record.uses_namespace {
-            assert_eq!(Some(worker), namespace.as_ref(), "{call} goes where its namespace is not");
+            // None: it was lost again within this step, and the call is taken back.
+            assert!(namespace.is_none_or(|at| at == *worker), "{call} goes where its namespace is not");
         } else if record.affinity != Affinity::Hint
             && record.pinned_to.is_none()
             && !(record.parent.is_some() && (home.is_none() || !may_be_home))
@@ -118,18 +120,20 @@ impl Witness {
         }
     }
 
-    /// While a line waits for its turn at a worker, no other session has two there.
-    pub(super) fn turns(&mut self, granted: &[(u64, WorkerId)], pool: &Pool) {
+    /// While a line waits for its turn at a worker, no other session has two there; a call that was taken back
+    /// has had none.
+    pub(super) fn turns(&mut self, granted: &[(u64, CallId, WorkerId)], pool: &Pool) {
         let listed: BTreeSet<LineView> = pool.listed_lines().into_iter().collect();
         self.served.retain(|line, _| listed.contains(line));
-        for (session, worker) in granted {
+        for (session, call, worker) in granted {
             let is_open_to_all = pool
                 .workers()
                 .any(|view| view.id == worker && matches!(view.standing, Standing::Free | Standing::Busy));
             for (line, served) in &mut self.served {
                 let takes_part = line.worker.as_ref().map_or(is_open_to_all, |bound| bound == worker);
                 if takes_part && line.session.incarnation() != *session {
-                    assert!(served.insert((worker.clone(), *session)), "{session} has a second turn before {line:?}");
+                    let before = served.insert((worker.clone(), *session), *call);
+                    assert!(before.is_none_or(|before| before == *call), "{session} has a second turn before {line:?}");
                 }
             }
         }
@@ -155,6 +159,10 @@ impl Witness {
             root = parent;
         }
         root
+    }
+
+    pub(super) fn is_in_callback(&self, call: CallId) -> bool {
+        self.calls[&call].parent.is_some()
     }
 
     /// In how many callbacks it was made, one inside the other.

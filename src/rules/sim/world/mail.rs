@@ -24,7 +24,7 @@ pub(in crate::rules::sim) enum Mailbox {
 pub(in crate::rules::sim) enum Message {
     Ticket(Ticket),
     Withdrawn(CallId),
-    Rebuilt(CallId),
+    Rebuilt(CallId, WorkerId),
     RebuildFailed(CallId, WorkerId),
     LeaseOver(CallId, usize),
     Callback(CallId),
@@ -58,7 +58,7 @@ pub(in crate::rules::sim) enum Message {
     /// Whether its home was not ready.
     Refuse(CallId, bool),
     /// Whether the home that the call set is ready.
-    RebuildEnds(CallId, bool),
+    RebuildEnds(CallId, WorkerId, bool),
     BodyBack(CallId),
     Ended(CallId),
     Forgotten(SessionKey, Option<WorkerId>),
