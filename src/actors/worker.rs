@@ -6,6 +6,7 @@
 
 mod callbacks;
 mod calls;
+mod end;
 mod journal;
 mod life;
 mod polling;
@@ -15,18 +16,18 @@ pub(crate) use life::{Exited, Forked, Kill, NeverForked, Retire, Stop};
 
 use super::hold::Hold;
 use super::outbox::Outbox;
-use super::pool::{Died, LeaseOver, PinsMade, PoolSupervisor, StartFailed, Started, TaintWorker, TakingBack};
-use super::registry::{RefsMade, Registry, WorkerLost};
+use super::pool::{LeaseOver, PinsMade, PoolSupervisor, Started, TaintWorker, TakingBack};
+use super::registry::{RefsMade, Registry};
 use super::request::{Reply, Request};
 use super::session::CameBack;
 use super::timer::{OnTimer, Timer};
 use crate::config::{PoolConfig, bounded};
-use crate::error::{ConvertError, Crash, Error, Ran, Result};
+use crate::error::{ConvertError, Error, Ran, Result};
 use crate::id::{CallId, RefId, WorkerId};
 use crate::observe::{Handled, Journal, Messages, Who};
 use crate::pickle::{self, DecodeError};
 use crate::process::{BlockName, BlockTable, DeathWatch, Exit, First, Lifeline, Link, MESSAGE_LIMIT, Output, Page};
-use crate::rules::lane::{Begun, Granted, Lane, LaneAction, Verdict, Why};
+use crate::rules::lane::{Granted, Lane, LaneAction, Verdict, Why};
 use crate::wire::{Body, Ended, FromWorker, PROTOCOL, Place, ToWorker};
 use actix::prelude::*;
 use callbacks::{Callbacks, HostCall};
@@ -37,10 +38,8 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// How long the zygote may take to say how a worker ended, once its end was seen.
-const STATUS_WAIT: Duration = Duration::from_millis(10);
 /// How many refs one message frees: it has to fit into a datagram.
 const MOST_FREED: usize = 4096;
 /// How many messages are taken in before the mailbox gets its turn.
@@ -461,8 +460,6 @@ impl WorkerActor {
         }
     }
 
-    // ---- its end
-
     /// Whether the worker has one message to send and no more: a call whose answer may come in parts sends several.
     fn is_one_message_due(&self) -> bool {
         self.lane.due() == 1 && self.requests.values().all(|request| !request.promise.comes_in_parts())
@@ -494,63 +491,6 @@ impl WorkerActor {
             }
             Poll::Pending => false,
         }
-    }
-
-    /// Its exit was seen and its socket read to the end; how it ended may take a moment more.
-    fn on_exit_seen(&mut self) {
-        if let Some(exit) = self.exit {
-            self.judge(exit);
-        } else if let Phase::Starting | Phase::Serving = self.phase {
-            self.phase = Phase::Exited { judged_by: Instant::now() + STATUS_WAIT };
-            self.perform();
-        }
-    }
-
-    /// The page says what had begun.
-    fn judge(&mut self, exit: Exit) {
-        if self.phase == Phase::Judged {
-            return;
-        }
-        let starting = !self.greeted;
-        self.phase = Phase::Judged;
-        self.watch = None;
-        self.kill();
-        self.callbacks.drop_all();
-        let begun = |entry| Begun { plain: self.page.begun(entry), nested: self.page.begun_nested(entry) };
-        let begun: Vec<Begun> = (0..self.page.entries()).map(begun).collect();
-        let death = self.lane.handle_exit(&begun);
-        let stderr = self.output.stderr_tail();
-        self.note_death(exit, &death);
-        for call in &death.returned {
-            if let Some(request) = self.requests.remove(call) {
-                self.send_back(request);
-            }
-        }
-        let cause = match &self.violation {
-            Some(what) => format!("killed, it broke the protocol: {what}"),
-            None if starting => format!("it ended while it started: {exit}\n{stderr}").trim_end().to_owned(),
-            None => exit.to_string(),
-        };
-        if let Some(cause) = self.start_failure.take() {
-            self.pool.do_send(StartFailed { worker: self.id.clone(), cause, permanent: true });
-            return;
-        }
-        self.pool.do_send(Died { worker: self.id.clone(), cause: cause.clone(), begun: death.over });
-        for call in death.returned {
-            self.pool.do_send(TakingBack::Passed { call, worker: self.id.clone() });
-        }
-        self.registry.do_send(WorkerLost { worker: self.id.clone() });
-        let error = match &self.violation {
-            Some(what) => Error::Protocol { worker: self.id.clone(), what: Arc::clone(what), ran: Ran::Maybe },
-            None if self.for_shutdown => Error::ShuttingDown { ran: Ran::Maybe },
-            None => Error::WorkerCrashed(Arc::new(Crash { worker: self.id.clone(), cause, stderr })),
-        };
-        for call in death.crashed {
-            if let Some(request) = self.requests.remove(&call) {
-                request.promise.answer(Err(error.clone()));
-            }
-        }
-        self.perform();
     }
 }
 

@@ -82,13 +82,14 @@ impl WorkerActor {
             return Ok(());
         };
         let (call, scope) = (request.call, scope_of(request));
-        self.note_host_call(seq, "callback begun");
         if !hold.admit_refs(refs.len()) {
             let limit = Error::RefLimit { session: hold.id().clone(), limit: hold.state.max_refs, ran: Ran::No };
+            self.note_host_call(seq, "more refs than its session may hold");
             self.free(refs);
             self.answer_callback(seq, HostEnded::Failed, pickle::describe(&limit).bytes);
             return Ok(());
         }
+        self.note_host_call(seq, "callback begun");
         self.keep(call, &hold, &refs);
         self.pool.do_send(CallbackBegun { call });
         let arguments = Reply::new(body, self.id.clone(), Arc::clone(&hold), refs);

@@ -9,6 +9,7 @@ mod callbacks;
 mod process;
 mod random;
 pub(crate) mod reach;
+mod threads;
 mod witness;
 mod world;
 

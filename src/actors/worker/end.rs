@@ -1,0 +1,74 @@
+//! The end of a worker: what its death means for its calls, and who is told in which order.
+//!
+//! The pool hears of it before any caller does; bodies that were not begun go back to their sessions before that.
+
+use super::{Phase, WorkerActor};
+use crate::actors::pool::{Died, StartFailed, TakingBack};
+use crate::actors::registry::WorkerLost;
+use crate::error::{Crash, Error, Ran};
+use crate::process::Exit;
+use crate::rules::lane::Begun;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long the zygote may take to say how a worker ended, once its end was seen.
+const STATUS_WAIT: Duration = Duration::from_millis(10);
+
+impl WorkerActor {
+    /// Its exit was seen and its socket read to the end; how it ended may take a moment more.
+    pub(super) fn on_exit_seen(&mut self) {
+        if let Some(exit) = self.exit {
+            self.judge(exit);
+        } else if let Phase::Starting | Phase::Serving = self.phase {
+            self.phase = Phase::Exited { judged_by: Instant::now() + STATUS_WAIT };
+            self.perform();
+        }
+    }
+
+    /// The page says what had begun.
+    pub(super) fn judge(&mut self, exit: Exit) {
+        if self.phase == Phase::Judged {
+            return;
+        }
+        let starting = !self.greeted;
+        self.phase = Phase::Judged;
+        self.watch = None;
+        self.kill();
+        self.callbacks.drop_all();
+        let begun = |entry| Begun { plain: self.page.begun(entry), nested: self.page.begun_nested(entry) };
+        let begun: Vec<Begun> = (0..self.page.entries()).map(begun).collect();
+        let death = self.lane.handle_exit(&begun);
+        let stderr = self.output.stderr_tail();
+        self.note_death(exit, &death);
+        for call in &death.returned {
+            if let Some(request) = self.requests.remove(call) {
+                self.send_back(request);
+            }
+        }
+        let cause = match &self.violation {
+            Some(what) => format!("killed, it broke the protocol: {what}"),
+            None if starting => format!("it ended while it started: {exit}\n{stderr}").trim_end().to_owned(),
+            None => exit.to_string(),
+        };
+        if let Some(cause) = self.start_failure.take() {
+            self.pool.do_send(StartFailed { worker: self.id.clone(), cause, permanent: true });
+            return;
+        }
+        self.pool.do_send(Died { worker: self.id.clone(), cause: cause.clone(), begun: death.over });
+        for call in death.returned {
+            self.pool.do_send(TakingBack::Passed { call, worker: self.id.clone() });
+        }
+        self.registry.do_send(WorkerLost { worker: self.id.clone() });
+        let error = match &self.violation {
+            Some(what) => Error::Protocol { worker: self.id.clone(), what: Arc::clone(what), ran: Ran::Maybe },
+            None if self.for_shutdown => Error::ShuttingDown { ran: Ran::Maybe },
+            None => Error::WorkerCrashed(Arc::new(Crash { worker: self.id.clone(), cause, stderr })),
+        };
+        for call in death.crashed {
+            if let Some(request) = self.requests.remove(&call) {
+                request.promise.answer(Err(error.clone()));
+            }
+        }
+        self.perform();
+    }
+}
