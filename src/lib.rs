@@ -24,6 +24,8 @@ mod guides {
     mod streams {}
     #[doc = include_str!("../docs/guide/sessions-and-refs.md")]
     mod sessions_and_refs {}
+    #[doc = include_str!("../docs/guide/callbacks.md")]
+    mod callbacks {}
 }
 
 pub use actors::pool::{PoolReport, PoolStatus, PoolSupervisor};
