@@ -1,6 +1,10 @@
 //! Python calls Rust, which calls Python, and so on: nothing of it hangs, and errors cross whole.
 
 use futures::future::{BoxFuture, join_all};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample;
+use proptest::test_runner::TestCaseError;
 use snakebridge::{Affinity, Error, PoolConfig, PyRef, Ran, Result, Session, SnakeBridge};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -131,7 +135,7 @@ async fn dive(session: &Session, depth: u64) -> Result<u64> {
 }
 
 /// What a call does: its own share, and the calls that its callbacks make.
-#[derive(Clone, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 struct Node {
     share: u64,
     session: usize,
@@ -140,59 +144,64 @@ struct Node {
 }
 
 impl Node {
-    fn random(random: &mut u64, depth: u64) -> Self {
-        let mut next = |n: u64| {
-            *random ^= *random << 13;
-            *random ^= *random >> 7;
-            *random ^= *random << 17;
-            *random % n
-        };
-        let (share, session, at_once) = (next(100), next(3) as usize, next(2) == 0);
-        let children = if depth == 0 { 0 } else { next(4) };
-        let below = (0..children).map(|_| Self::random(random, depth - 1)).collect();
-        Self { share, session, at_once, below }
-    }
-
     fn sum(&self) -> u64 {
         self.share + self.below.iter().map(Self::sum).sum::<u64>()
     }
 }
 
-#[actix::test]
-async fn random_trees_of_calls_across_workers_and_sessions_end_with_their_values() -> Result<()> {
-    for (size, concurrency) in [(1, 1), (2, 1), (2, 3)] {
-        let pool = PoolConfig::new("p").size(size).concurrency(concurrency).affinity(Affinity::StrictQueue);
-        let py = SnakeBridge::builder().pool(pool).start().await?;
-        let sessions: Arc<[Session]> = ["a", "b", "c"].map(|id| py.session(id)).into();
-        for session in &*sessions {
-            session.exec("from snakebridge import host\ndef run(node): return node['share'] + (host.call('below', node) if node['below'] else 0)").await?;
-        }
-        let all = Arc::clone(&sessions);
-        py.register("below", move |node: Node| {
-            let all = Arc::clone(&all);
-            async move {
-                let calls = node.below.iter().map(|child| run(&all, child));
-                let mut sum = 0;
-                if node.at_once {
-                    for value in join_all(calls).await {
-                        sum += value?;
-                    }
-                } else {
-                    for call in calls {
-                        sum += call.await?;
-                    }
-                }
-                Ok(sum)
-            }
-        })?;
-        for seed in 1..=12u64 {
-            let tree = Node::random(&mut seed.wrapping_mul(0x9E37_79B9_7F4A_7C15), 4);
-            let value = timeout(PATIENCE, run(&sessions, &tree)).await.expect("it does not hang")?;
-            assert_eq!(value, tree.sum(), "seed {seed}, {size} workers of {concurrency}");
-        }
-        py.shutdown().await?;
+/// Up to 40 calls, in three sessions, six deep.
+fn any_tree() -> impl Strategy<Value = Node> {
+    let node = |(share, session, at_once), below| Node { share, session, at_once, below };
+    let own = || (0..100_u64, 0..3_usize, any::<bool>());
+    let leaf = own().prop_map(move |own| node(own, Vec::new()));
+    leaf.prop_recursive(6, 40, 4, move |below| (own(), vec(below, 1..4)).prop_map(move |(own, below)| node(own, below)))
+}
+
+/// How many workers, and the concurrency of each.
+fn any_pool() -> impl Strategy<Value = (usize, usize)> {
+    sample::select(vec![(1, 1), (2, 1), (2, 3)])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_tree_of_calls_across_workers_and_sessions_ends_with_its_value(pool in any_pool(), trees in vec(any_tree(), 1..4)) {
+        actix_rt::System::new().block_on(run_trees(pool, &trees)).map_err(|error| TestCaseError::fail(error.to_string()))?;
     }
-    Ok(())
+}
+
+/// One after the other: trees that want each other's workers may be refused.
+async fn run_trees((size, concurrency): (usize, usize), trees: &[Node]) -> Result<()> {
+    let pool = PoolConfig::new("p").size(size).concurrency(concurrency).affinity(Affinity::StrictQueue);
+    let py = SnakeBridge::builder().pool(pool).start().await?;
+    let sessions: Arc<[Session]> = ["a", "b", "c"].map(|id| py.session(id)).into();
+    for session in &*sessions {
+        session.exec("from snakebridge import host\ndef run(node): return node['share'] + (host.call('below', node) if node['below'] else 0)").await?;
+    }
+    let all = Arc::clone(&sessions);
+    py.register("below", move |node: Node| {
+        let all = Arc::clone(&all);
+        async move {
+            let calls = node.below.iter().map(|child| run(&all, child));
+            let mut sum = 0;
+            if node.at_once {
+                for value in join_all(calls).await {
+                    sum += value?;
+                }
+            } else {
+                for call in calls {
+                    sum += call.await?;
+                }
+            }
+            Ok(sum)
+        }
+    })?;
+    for tree in trees {
+        let value = timeout(PATIENCE, run(&sessions, tree)).await.expect("it does not hang")?;
+        assert_eq!(value, tree.sum());
+    }
+    py.shutdown().await
 }
 
 fn run(sessions: &[Session], node: &Node) -> BoxFuture<'static, Result<u64>> {
