@@ -208,14 +208,18 @@ impl FromWorker {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn encoded(message: &FromWorker, body: &[u8]) -> Vec<u8> {
-        let mut out = bincode::encode_to_vec(message, layout()).expect("a header");
+impl FromWorker {
+    /// As a worker writes it.
+    pub(crate) fn encoded(&self, body: &[u8]) -> Vec<u8> {
+        let mut out = bincode::encode_to_vec(self, layout()).expect("a header");
         out.extend_from_slice(body);
         out
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     fn reply() -> FromWorker {
         FromWorker::Reply { seq: 7, ended: Ended::Value, body: Body::inline(3), released: vec![2], refs: vec![1, 9] }
@@ -228,7 +232,7 @@ mod tests {
     #[test]
     fn a_message_cut_at_any_byte_or_with_a_byte_more_is_refused() {
         for message in [reply(), host_call()] {
-            let mut bytes = encoded(&message, b"abc");
+            let mut bytes = message.encoded(b"abc");
             assert_eq!(FromWorker::decode(&bytes), Ok((message, &b"abc"[..])));
             for cut in 0..bytes.len() {
                 assert!(FromWorker::decode(&bytes[..cut]).is_err(), "cut at {cut}");
@@ -240,7 +244,7 @@ mod tests {
 
     #[test]
     fn a_count_that_no_datagram_could_hold_is_refused_before_it_is_allocated() {
-        let mut bytes = encoded(&reply(), b"abc");
+        let mut bytes = reply().encoded(b"abc");
         let released = 4 + 8 + 4 + 16;
         bytes[released..released + 8].copy_from_slice(&u64::MAX.to_le_bytes());
         assert!(FromWorker::decode(&bytes).is_err());

@@ -86,6 +86,13 @@ fn golden_bodies_are_what_both_sides_write_and_read() {
     assert!(lines >= 2 * EXPRESSIONS.len());
 }
 
+/// All bodies of the file.
+pub(super) fn bodies() -> Vec<Vec<u8>> {
+    let golden = std::fs::read_to_string(FILE).expect("the golden bodies are in the repository");
+    let lines = golden.lines().filter(|line| !line.starts_with('#'));
+    lines.map(|line| unhex(line.split(' ').nth(1).expect("three parts"))).collect()
+}
+
 fn bless() {
     let mut python = all().swap_remove(0);
     let mut text = String::from("# writer, body, what Python's ascii() says of it\n");

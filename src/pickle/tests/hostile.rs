@@ -19,7 +19,7 @@ fn over(result: &Result<Value, DecodeError>, expected: &str) -> bool {
 }
 
 /// A body with each opcode that is known.
-fn rich() -> Vec<u8> {
+pub(super) fn rich() -> Vec<u8> {
     let mut out = b"(NK\x01M\x01\x02J\xff\xff\xff\xff\x88\x89G\x3f\xf0\0\0\0\0\0\0\x8c\x01a\x94h\0C\x01b".to_vec();
     out.extend(b"X\x01\0\0\0cB\x01\0\0\0d\x8a\x09\0\0\0\0\0\0\0\0\x01]K\x01a](K\x01K\x02e}\x8c\x01kNs}(\x8c\x01kNu");
     out.extend(b"\x8f(K\x01\x90(K\x01\x91)K\x01\x85K\x01K\x02\x86K\x01K\x02K\x03\x87");

@@ -1,5 +1,6 @@
 //! The codec against CPython, on each interpreter that is found, and against bodies that no Python writes.
 
+mod fuzz;
 mod golden;
 mod hostile;
 mod python;
