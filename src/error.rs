@@ -388,6 +388,7 @@ impl Error {
             notes: Vec::new(),
             cause: None,
             step: None,
+            host_code: None,
             to_raise: Some(class.to_owned()),
         }))
     }
@@ -523,6 +524,7 @@ pub struct PythonError {
     pub(crate) notes: Vec<String>,
     pub(crate) cause: Option<Box<PythonError>>,
     pub(crate) step: Option<String>,
+    pub(crate) host_code: Option<String>,
     /// The class that Python is to raise, of an exception that it has yet to: see [`Error::raise`].
     pub(crate) to_raise: Option<String>,
 }
@@ -590,6 +592,22 @@ impl PythonError {
     /// ```
     pub fn step(&self) -> Option<&str> {
         self.step.as_deref()
+    }
+
+    /// Of a `snakebridge.HostError`, which is what a failed function of this process is to Python: the
+    /// [`code`](Error::code) of what it failed with, or `no_such_function`.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// let gone = py.eval("__import__('snakebridge').host.call('lookup', 21)").await.unwrap_err();
+    /// assert_eq!((gone.code(), gone.python().unwrap().host_code()), ("python", Some("no_such_function")));
+    /// # py.shutdown().await
+    /// # }
+    /// ```
+    pub fn host_code(&self) -> Option<&str> {
+        self.host_code.as_deref()
     }
 }
 

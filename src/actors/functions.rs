@@ -343,7 +343,10 @@ mod tests {
         }
 
         fn scope(&self) -> Scope {
-            Scope { tree: Tree { root: ROOT, hold: Arc::clone(&self.hold), deadline: None }, rebuilds: None }
+            Scope {
+                tree: Tree { root: ROOT, hold: Arc::clone(&self.hold), deadline: None, below: None },
+                rebuilds: None,
+            }
         }
 
         fn find(&self, name: &str) -> Option<Arc<Function>> {

@@ -2,6 +2,7 @@
 
 use super::hold::Hold;
 use super::pool::{DistrustWorker, PoolSupervisor};
+use super::scope::{Scope, Tree};
 use super::worker::WorkerActor;
 use crate::config::Affinity;
 use crate::error::{Error, Ran, Result};
@@ -24,8 +25,8 @@ pub(crate) struct Request {
     pub(crate) pool: PoolName,
     pub(crate) pool_addr: Addr<PoolSupervisor>,
     pub(crate) purpose: Purpose,
-    /// The root call of the tree that it was made in; none outside of callbacks and of `on_home`.
-    pub(crate) tree: Option<CallId>,
+    /// The callback or `on_home` that it was made in.
+    pub(crate) made_in: Option<Arc<Scope>>,
     pub(crate) affinity: Option<Affinity>,
     /// The worker that holds the refs which the call carries.
     pub(crate) pinned_to: Option<WorkerId>,
@@ -44,6 +45,21 @@ pub(crate) struct Request {
 }
 
 impl Request {
+    /// The root call of the tree that it was made in; none outside of callbacks and of `on_home`.
+    pub(crate) fn tree(&self) -> Option<CallId> {
+        self.made_in.as_ref().map(|scope| scope.tree.root)
+    }
+
+    /// The tree of what is called for it.
+    pub(crate) fn tree_within(&self) -> Tree {
+        Tree {
+            root: self.tree().unwrap_or(self.call),
+            hold: Arc::clone(&self.hold),
+            deadline: self.deadline.map(|deadline| (deadline, self.timeout.unwrap_or_default())),
+            below: self.made_in.clone(),
+        }
+    }
+
     /// All that routing needs to know of it.
     pub(crate) fn ticket(&self) -> Ticket {
         Ticket {
@@ -51,7 +67,7 @@ impl Request {
             session: self.hold.key().clone(),
             purpose: self.purpose,
             rebuilds: self.hold.state.on_home.is_some(),
-            tree: self.tree,
+            tree: self.tree(),
             has_ended: false,
             affinity: self.affinity,
             pinned_to: self.pinned_to.clone(),

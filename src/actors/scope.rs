@@ -5,6 +5,7 @@ use super::hold::Hold;
 use crate::id::{CallId, PoolName, SessionId, SessionKey};
 use std::cell::RefCell;
 use std::future::Future;
+use std::iter;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -25,6 +26,8 @@ pub(crate) struct Tree {
     /// The session of the call that it is made for; kept while that runs, also when it has ended.
     pub(crate) hold: Arc<Hold>,
     pub(crate) deadline: Option<Deadline>,
+    /// What the call was made in that it is made for.
+    pub(crate) below: Option<Arc<Scope>>,
 }
 
 /// When the caller will have waited for how long.
@@ -48,10 +51,10 @@ pub(crate) fn current(life: &Arc<Life>) -> Option<Arc<Scope>> {
     CURRENT.with_borrow(|current| current.as_ref().filter(|scope| Arc::ptr_eq(&scope.tree.hold.life, life)).cloned())
 }
 
-/// Whether a call of that session is made in a tree of that very session, which keeps what it has while
-/// the tree's calls run, also when it has ended.
+/// Whether a call is made for one of that very session, which keeps what it has while that runs, also when it
+/// has ended.
 pub(crate) fn is_inside(hold: &Hold) -> bool {
-    current(&hold.life).is_some_and(|scope| scope.tree.hold.key() == hold.key())
+    current(&hold.life).is_some_and(|scope| scope.tree.holds().any(|below| below.key() == hold.key()))
 }
 
 impl Scope {
@@ -69,9 +72,14 @@ impl Scope {
 }
 
 impl Tree {
-    /// The session of that id, if it is the tree's.
+    /// The session of that id, if one of the calls that a call is made for is of it.
     pub(crate) fn session(&self, id: &SessionId) -> Option<Arc<Hold>> {
-        (self.hold.id() == id).then(|| Arc::clone(&self.hold))
+        self.holds().find(|hold| hold.id() == id).cloned()
+    }
+
+    /// The sessions of the calls that a call is made for, the nearest first.
+    fn holds(&self) -> impl Iterator<Item = &Arc<Hold>> {
+        iter::successors(Some(self), |tree| tree.below.as_deref().map(|scope| &scope.tree)).map(|tree| &tree.hold)
     }
 
     /// Of a call with that deadline of its own: the earlier one.
@@ -118,7 +126,7 @@ mod tests {
     use futures::FutureExt;
 
     fn scope(hold: &Arc<Hold>) -> Scope {
-        Scope { tree: Tree { root: CallId(7), hold: Arc::clone(hold), deadline: None }, rebuilds: None }
+        Scope { tree: Tree { root: CallId(7), hold: Arc::clone(hold), deadline: None, below: None }, rebuilds: None }
     }
 
     #[actix::test]
@@ -131,6 +139,11 @@ mod tests {
         assert!(Scoped::new(scope(&hold), async { is_inside(&hold) }).now_or_never().unwrap_or(false));
         let another = bare::session(&life, "t");
         assert_eq!(Scoped::new(scope(&hold), async { is_inside(&another) }).now_or_never(), Some(false));
+        let deeper = Tree { below: Some(Arc::new(scope(&hold))), ..scope(&another).tree };
+        let found = |id: &str| deeper.session(&id.into()).map(|hold| hold.key().clone());
+        assert_eq!([found("s"), found("t"), found("u")], [Some(hold.key().clone()), Some(another.key().clone()), None]);
+        let both = async { is_inside(&hold) && is_inside(&another) };
+        assert_eq!(Scoped::new(Scope { tree: deeper.clone(), rebuilds: None }, both).now_or_never(), Some(true));
     }
 
     #[actix::test]

@@ -188,7 +188,7 @@ impl Handler<Call> for SessionActor {
         self.note(Handled::Call, Some(request.call), |work| work.outcome_of_call(&request));
         let work = self.work();
         // One that was made in a callback is for a call that still runs.
-        if work.ending.is_some() && request.tree.is_none() {
+        if work.ending.is_some() && request.made_in.is_none() {
             return refuse_ended(request);
         }
         let (mut ticket, pool, actor) = (request.ticket(), &request.pool_addr, &request.hold.actor);

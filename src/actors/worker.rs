@@ -239,19 +239,23 @@ impl WorkerActor {
             return;
         }
         let session = request.hold.key().clone();
-        let Request { tree, deadline, timeout, .. } = *request;
-        let now = Instant::now();
+        let (tree, deadline, timeout) = (request.tree(), request.deadline, request.timeout);
         let sent = self.lane.handle_granted(Granted { call, session, tree, on, deadline, timeout });
         self.journal.note(Handled::Run, Some(call), Some(request.hold.key()), || journal::sent(sent));
         let outcome = sent.map_or(Ok(()), |sent| self.outbox.send_call(&request, sent, &self.page));
-        if let Some(budget) = self.polling.on_sent(self.lane.due(), now) {
-            self.page.set_poll_budget(budget);
-        }
+        self.look_for_answers();
         self.requests.insert(call, request);
         if let Err(error) = outcome {
             self.unsendable(call, &error);
         }
         self.perform();
+    }
+
+    /// Something that the worker will answer was sent.
+    fn look_for_answers(&mut self) {
+        if let Some(budget) = self.polling.on_sent(self.lane.due(), Instant::now()) {
+            self.page.set_poll_budget(budget);
+        }
     }
 
     /// There is no memory for the body of a call: it is refused, and passed by the worker.
@@ -461,8 +465,10 @@ impl WorkerActor {
     }
 
     /// Whether the worker has one message to send and no more: a call whose answer may come in parts sends several.
+    /// That cannot be told of one whose caller was answered, and whose request is gone.
     fn is_one_message_due(&self) -> bool {
-        self.lane.due() == 1 && self.requests.values().all(|request| !request.promise.comes_in_parts())
+        let is_whole = |request: &Request| !request.promise.comes_in_parts();
+        self.lane.due() == 1 && self.requests.len() == 1 && self.requests.values().all(|request| is_whole(request))
     }
 
     /// Takes one message in; `false` if there is none, or will be none.

@@ -2,6 +2,7 @@
 
 use crate::error::ConvertError;
 use crate::pickle::{Fragment, Items, to_fragment, to_keywords};
+use crate::value::Callback;
 use serde::Serialize;
 
 /// Positional and keyword arguments that are put together one by one; a tuple does for most calls.
@@ -55,6 +56,12 @@ impl Args {
             Err(error) => self.fail("", error),
         }
         self
+    }
+
+    /// The functions that it holds, wherever.
+    pub(super) fn callbacks(&self) -> impl Iterator<Item = &Callback> {
+        let of_keywords = self.keywords.iter().flat_map(|(_, value)| value.callbacks());
+        self.positional.callbacks().iter().chain(of_keywords)
     }
 
     fn fail(&mut self, place: &str, mut error: ConvertError) {

@@ -10,6 +10,7 @@ use crate::actors::pool::{
     AwaitReady, ClearTaint, Homes, PoolReport, PoolStatus, PoolSupervisor, Resize, RestartWorker, TaintWorker, Workers,
 };
 use crate::actors::registry::CountRefs;
+use crate::actors::scope;
 use crate::actors::session::{SessionActor, SessionStatus};
 use crate::config::{Config, SessionOptions, bounded};
 use crate::error::{Error, Ran, Result};
@@ -305,6 +306,8 @@ impl SnakeBridge {
     /// # }
     /// ```
     ///
+    /// Inside a callback it resolves at once, as [`Session::release`] does.
+    ///
     /// # Errors
     /// `ShuttingDown`.
     pub fn clear_auto_session(&self) -> impl Future<Output = Result<()>> + Send + 'static {
@@ -595,8 +598,8 @@ impl SnakeBridge {
         }
     }
 
-    /// Lets Python call a function of this process by that name, from any code that runs in a call:
-    /// `snakebridge.host.call(name, *args, **kwargs)`.
+    /// Lets Python call a function of this process by that name, from any code that runs in a call, on the
+    /// thread of that call: `snakebridge.host.call(name, *args, **kwargs)`.
     ///
     /// `A` is what it is called with: one positional argument alone is that value, none or several are a
     /// tuple, keywords are a map at its end, and keywords alone are the map, for which `A` may be a struct.
@@ -612,10 +615,11 @@ impl SnakeBridge {
     /// waits: a worker that waits for them runs them at once, so that they pass every queue, and the
     /// deadline of that call is theirs too. One on a bridge handle that names no session is of that
     /// call's session. All this holds for calls first polled by the function's own future: a task that
-    /// it spawns is outside.
+    /// it spawns is outside. A call that would wait for ever, since every worker that it may go to waits for
+    /// the callback of another, or has 64 calls on top of each other, gets [`Error::WouldDeadlock`].
     ///
-    /// It runs on the thread that the pool lives on: what takes long without awaiting belongs on a thread of its own
-    /// (`tokio::task::spawn_blocking`). Calls of it run side by side if they come from several workers.
+    /// It runs on the thread that the bridge lives on, which is that of `start()` unless it has one of its own: what
+    /// takes long without awaiting belongs elsewhere (`tokio::task::spawn_blocking`). Calls of it run side by side if they come from several workers.
     ///
     /// The bridge keeps the function until [`unregister`](Self::unregister), or its stop. It does not keep
     /// the bridge running, unless it has captured a handle: [`downgrade`](Self::downgrade) is for that.
@@ -745,13 +749,17 @@ impl SnakeBridge {
     }
 }
 
-/// Ends the session of that id, if it lives, and resolves when nothing of it is left.
+/// Ends the session of that id, if it lives, and resolves when nothing of it is left. Inside a callback that may
+/// never be, since the call that waits for that may be one of the session: there it resolves at once.
 #[expect(clippy::manual_async_fn, reason = "the future is owned: it borrows nothing")]
 pub(crate) fn end_session(life: Arc<Life>, id: Option<SessionId>) -> impl Future<Output = Result<()>> + Send + 'static {
     async move {
         let Some(id) = id else { return Ok(()) };
         let (done, ended) = oneshot::channel();
         life.core.directory.release(&id, done);
+        if scope::current(&life).is_some() {
+            return Ok(());
+        }
         // Dropped unsent if there is none, or the bridge is gone: nothing is left of it either way.
         let _over = ended.await;
         Ok(())

@@ -16,7 +16,7 @@ use crate::pickle::{self, Batch, Budget, DecodeError, Fragment};
 use crate::process::LARGEST_BODY;
 use crate::rules::address::{RefAddress, address};
 use crate::rules::pool::Purpose;
-use crate::value::{PyRef, RefSource, Value};
+use crate::value::{Callback, PyRef, RefSource, Value};
 use crate::wire::{Plan, Step};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -314,11 +314,14 @@ impl<R> Call<R> {
         self.then(Step::Call, args)
     }
 
-    /// The call that opens a stream over the result, and the timeout that was set.
-    pub(super) fn opening(mut self) -> (CallFuture<PyRef>, Option<Duration>) {
-        self.draft().purpose = Purpose::Opening;
-        let timeout = self.draft().timeout;
-        (self.then(Step::Stream, ()).into_ref(), timeout)
+    /// The call that opens a stream over the result, the timeout that was set, and the functions that the
+    /// iteration may call.
+    pub(super) fn opening(mut self) -> (CallFuture<PyRef>, Option<Duration>, Vec<Callback>) {
+        let draft = self.draft();
+        draft.purpose = Purpose::Opening;
+        let callbacks = draft.steps.iter().flat_map(|(_, args)| args.callbacks()).cloned().collect();
+        let timeout = draft.timeout;
+        (self.then(Step::Stream, ()).into_ref(), timeout, callbacks)
     }
 
     /// It goes on with what its session has open in a worker.
@@ -505,7 +508,7 @@ impl Draft {
             });
             ref_hold.get_or_insert(hold);
         }
-        let tree = scope.as_ref().map(|scope| &scope.tree);
+        let tree = scope.as_deref().map(|scope| &scope.tree);
         let named = match (&session, &origin) {
             (Some(id), _) => Some(id),
             (None, Origin::Session(session)) => Some(session.id()),
@@ -556,7 +559,7 @@ impl Draft {
             pool: address.pool,
             pool_addr: pool.addr.clone(),
             purpose,
-            tree: tree.map(|tree| tree.root),
+            made_in: scope,
             affinity,
             pinned_to: address.pinned_to,
             uses_namespace,
@@ -744,7 +747,7 @@ mod tests {
     // A bridge without a pool: what a call gets past is seen by its error.
 
     fn scope(hold: &Arc<Hold>) -> Scope {
-        Scope { tree: Tree { root: CallId(7), hold: Arc::clone(hold), deadline: None }, rebuilds: None }
+        Scope { tree: Tree { root: CallId(7), hold: Arc::clone(hold), deadline: None, below: None }, rebuilds: None }
     }
 
     fn code<R>(call: Call<R>) -> &'static str {

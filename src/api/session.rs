@@ -238,6 +238,9 @@ impl Session {
     /// namespaces are freed in every worker and pool. Resolves when nothing of it is left. A later call of the same id
     /// starts a new session.
     ///
+    /// Inside a callback it resolves at once, and the end comes later: the call that waits for the callback may
+    /// be one of the session.
+    ///
     /// # Errors
     /// `ShuttingDown`.
     pub fn release(&self) -> impl Future<Output = Result<()>> + Send + 'static {

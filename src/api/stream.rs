@@ -6,7 +6,7 @@ use crate::actors::scope;
 use crate::error::{Crash, Error, Ran, Result};
 use crate::id::WorkerId;
 use crate::pickle::{Batch, BatchEnd};
-use crate::value::PyRef;
+use crate::value::{Callback, PyRef};
 use crate::wire::Step;
 use futures::Stream;
 use serde::de::DeserializeOwned;
@@ -47,6 +47,8 @@ impl<T> Unpin for PyStream<T> {}
 struct Source<T> {
     handle: PyRef,
     hold: Arc<Hold>,
+    /// The call that opened it carried them, and what it made may call them for as long as it is read.
+    _callbacks: Vec<Callback>,
     fetching: Option<CallFuture<Batch<T>>>,
     timeout: Option<Duration>,
     credit: (usize, usize),
@@ -59,7 +61,7 @@ struct Source<T> {
 }
 
 impl<T: DeserializeOwned + Send + 'static> PyStream<T> {
-    pub(super) fn open(handle: PyRef, timeout: Option<Duration>) -> Result<Self> {
+    pub(super) fn open(handle: PyRef, timeout: Option<Duration>, callbacks: Vec<Callback>) -> Result<Self> {
         let hold = handle.hold();
         let credit = hold.life.core.pool(handle.pool())?.config.stream_credit;
         Ok(Self {
@@ -67,6 +69,7 @@ impl<T: DeserializeOwned + Send + 'static> PyStream<T> {
             source: Some(Source {
                 handle,
                 hold,
+                _callbacks: callbacks,
                 fetching: None,
                 timeout,
                 credit: (credit.0.max(1), credit.1.max(1)),
@@ -240,8 +243,8 @@ impl<R> Call<R> {
     pub fn stream<T: DeserializeOwned + Send + 'static>(
         self,
     ) -> impl Future<Output = Result<PyStream<T>>> + Send + 'static + use<T, R> {
-        let (opening, timeout) = self.opening();
-        async move { PyStream::open(opening.await?, timeout) }
+        let (opening, timeout, callbacks) = self.opening();
+        async move { PyStream::open(opening.await?, timeout, callbacks) }
     }
 }
 

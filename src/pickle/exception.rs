@@ -7,8 +7,8 @@ use crate::error::{Error, Frame, PythonError, Ran};
 use crate::value::from_tree;
 use std::iter;
 
-/// `(type_name, module, message, traceback, frames, notes)` of one exception of a chain.
-type Link = (String, String, String, String, Vec<(String, u32, String)>, Vec<String>);
+/// `(type_name, module, message, traceback, frames, notes, host_code)` of one exception of a chain.
+type Link = (String, String, String, String, Vec<(String, u32, String)>, Vec<String>, Option<String>);
 
 /// More is not an error of a person, and a chain drops recursively.
 const LONGEST_CHAIN: usize = 100;
@@ -34,7 +34,10 @@ pub(crate) fn decode_error(body: &[u8]) -> Result<PythonError, DecodeError> {
         .ok_or_else(|| DecodeError::malformed("an exception that is none: an empty chain"))
 }
 
-fn build((type_name, module, message, traceback, frames, notes): Link, cause: Option<PythonError>) -> PythonError {
+fn build(
+    (type_name, module, message, traceback, frames, notes, host_code): Link,
+    cause: Option<PythonError>,
+) -> PythonError {
     PythonError {
         type_name: tame(type_name),
         module: tame(module),
@@ -47,6 +50,7 @@ fn build((type_name, module, message, traceback, frames, notes): Link, cause: Op
         notes: notes.into_iter().map(tame).collect(),
         cause: cause.map(Box::new),
         step: None,
+        host_code: host_code.map(tame),
         to_raise: None,
     }
 }
@@ -80,6 +84,7 @@ fn link(error: &PythonError) -> Link {
         error.traceback.clone(),
         frames.collect(),
         error.notes.clone(),
+        error.host_code.clone(),
     )
 }
 
@@ -107,7 +112,9 @@ mod tests {
     fn raised(type_name: &str, cause: Option<PythonError>) -> PythonError {
         let text = |what: &str| format!("{what} of {type_name}");
         let frames = vec![(text("file"), 7, text("function"))];
-        let link = (type_name.to_owned(), "m".to_owned(), text("message"), text("text"), frames, vec![text("note")]);
+        let notes = vec![text("note")];
+        let link =
+            (type_name.to_owned(), "m".to_owned(), text("message"), text("text"), frames, notes, Some(text("code")));
         build(link, cause)
     }
 

@@ -45,7 +45,18 @@ pub(crate) fn to_keywords<T: Serialize + ?Sized>(value: &T) -> Result<Vec<(Strin
     super::keywords::to_keywords(value)
 }
 
+impl Fragment {
+    /// The functions that it holds.
+    pub(crate) fn callbacks(&self) -> &[Callback] {
+        &self.callbacks
+    }
+}
+
 impl Items {
+    pub(crate) fn callbacks(&self) -> &[Callback] {
+        self.all.callbacks()
+    }
+
     /// Pickles one more.
     ///
     /// # Errors

@@ -11,8 +11,9 @@ use std::sync::Arc;
 ///
 /// [`SnakeBridge::callback`](crate::SnakeBridge::callback) makes one, and says how Python calls it. It
 /// is for calls of the bridge that made it. Its function lives as long as a clone of it does, or a call
-/// that carries it; Python code that kept the callable and calls it later gets a `snakebridge.HostError`
-/// whose `code` is `no_such_function`.
+/// that carries it, or a stream which that has opened. An object that such a call has made does not keep it:
+/// keep a clone beside the ref. Python code that kept the callable and calls it later gets a
+/// `snakebridge.HostError` whose `code` is `no_such_function`.
 ///
 /// ```
 /// # #[actix::main]

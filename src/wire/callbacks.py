@@ -766,8 +766,8 @@ class Failures(Case):
     def test_the_exception_behind_an_error_goes_on_whole(self) -> None:
         frames = [(__file__, 12, "outer"), ("/nowhere/x.py", 7, "inner")]
         chain = [
-            ("Odd.Error", "some.module", "it broke", "Traceback: as it was\n", frames, ["a note", "another"]),
-            ("KeyError", "builtins", "'k'", "KeyError: 'k'\n", [], []),
+            ("Odd.Error", "some.module", "it broke", "Traceback: as it was\n", frames, ["a note", "another"], None),
+            ("KeyError", "builtins", "'k'", "KeyError: 'k'\n", [], [], None),
         ]
         printed = self.fail(None, "python", "Odd.Error: it broke", chain)[4]
         for part in (

@@ -1,5 +1,7 @@
 //! Python calls Rust, which calls Python, and so on: nothing of it hangs, and errors cross whole.
 
+use crate::support::until;
+use futures::TryStreamExt;
 use futures::future::{BoxFuture, join_all};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -30,6 +32,16 @@ async fn python_calls_a_registered_function_and_a_callback() -> Result<()> {
     // The iterator is only run when the result is made.
     let doubled: Vec<i64> = py.call("builtins", "map", (&double, vec![1, 2])).extract().await?;
     assert_eq!(doubled, [2, 4]);
+    let other = py.callback(|x: i64| async move { Ok(2 * x) });
+    let kept = session.eval("list").call_with((vec![&double, &other],)).into_ref().await?;
+    kept.call_method("remove", (&other,)).discard().await?;
+    let left: Vec<bool> = [&double, &other]
+        .map(|callback| kept.call_method("__contains__", (callback,)).extract())
+        .into_iter()
+        .collect::<futures::stream::FuturesOrdered<_>>()
+        .try_collect()
+        .await?;
+    assert_eq!(left, [true, false], "the same function is the same callable");
     py.unregister("lookup");
     let gone = session.eval("host.call('lookup', 21)").await.unwrap_err();
     assert!(gone.to_string().contains("HostError") && gone.to_string().contains("lookup"), "{gone}");
@@ -70,6 +82,9 @@ async fn errors_cross_both_borders_whole() -> Result<()> {
     assert_eq!((code.as_str(), name.as_str()), ("queue_timeout", "HostError"));
     assert_eq!(text, "no worker of pool p fell free within 1s");
     // What Python raised inside, in a call of the callback, is the cause of what comes out.
+    let failed = session.eval("host.call('fails')").await.unwrap_err();
+    let codes = (failed.code(), failed.python().and_then(|raised| raised.host_code()));
+    assert_eq!(codes, ("python", Some("queue_timeout")), "as Rust has it again");
     let inner = session.clone();
     py.register("divides", move |(): ()| {
         let inner = inner.clone();
@@ -157,9 +172,18 @@ fn any_tree() -> impl Strategy<Value = Node> {
     leaf.prop_recursive(6, 40, 4, move |below| (own(), vec(below, 1..4)).prop_map(move |(own, below)| node(own, below)))
 }
 
-/// How many workers, and the concurrency of each.
-fn any_pool() -> impl Strategy<Value = (usize, usize)> {
-    sample::select(vec![(1, 1), (2, 1), (2, 3)])
+/// How many workers, the concurrency of each, and where the bridge and the pool live.
+fn any_pool() -> impl Strategy<Value = (usize, usize, Home)> {
+    let homes = sample::select(vec![Home::Here, Home::Thread, Home::ThreadPerPool]);
+    (sample::select(vec![(1, 1), (2, 1), (2, 3)]), homes)
+        .prop_map(|((size, concurrency), home)| (size, concurrency, home))
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Home {
+    Here,
+    Thread,
+    ThreadPerPool,
 }
 
 proptest! {
@@ -172,9 +196,15 @@ proptest! {
 }
 
 /// One after the other: trees that want each other's workers may be refused.
-async fn run_trees((size, concurrency): (usize, usize), trees: &[Node]) -> Result<()> {
+async fn run_trees((size, concurrency, home): (usize, usize, Home), trees: &[Node]) -> Result<()> {
     let pool = PoolConfig::new("p").size(size).concurrency(concurrency).affinity(Affinity::StrictQueue);
-    let py = SnakeBridge::builder().pool(pool).start().await?;
+    let builder = SnakeBridge::builder().pool(pool);
+    let builder = match home {
+        Home::Here => builder,
+        Home::Thread => builder.dedicated_thread(),
+        Home::ThreadPerPool => builder.thread_per_pool(),
+    };
+    let py = builder.start().await?;
     let sessions: Arc<[Session]> = ["a", "b", "c"].map(|id| py.session(id)).into();
     for session in &*sessions {
         session.exec("from snakebridge import host\ndef run(node): return node['share'] + (host.call('below', node) if node['below'] else 0)").await?;
@@ -287,6 +317,100 @@ async fn the_death_of_a_worker_ends_the_call_and_drops_its_callback() -> Result<
     session.reset().await?;
     assert_eq!(session.eval("2").extract::<u64>().await?, 2);
     assert!(dropped.load(Ordering::SeqCst));
+    py.shutdown().await
+}
+
+#[actix::test]
+async fn a_session_is_released_inside_its_own_callback_however_deep() -> Result<()> {
+    for (outer, depth) in [("release", 1), ("through_b", 2)] {
+        let py = start(1).await?;
+        let (a, b) = (py.session("a"), py.session("b"));
+        for session in [&a, &b] {
+            session.exec("from snakebridge import host").await?;
+        }
+        let (released, through) = (a.clone(), b.clone());
+        py.register("release", move |(): ()| {
+            let a = released.clone();
+            async move { a.release().await }
+        })?;
+        py.register("through_b", move |(): ()| {
+            let b = through.clone();
+            async move { b.eval("host.call('release')").discard().await }
+        })?;
+        let call = a.eval(format!("(host.call('{outer}'), 5)[1]")).extract::<u64>();
+        let outcome = timeout(PATIENCE, call).await.expect("it does not hang")?;
+        assert_eq!(outcome, 5, "{depth} deep");
+        let ended = || async { py.sessions().await.iter().all(|session| session.id.as_str() != "a") };
+        until("the session has ended", ended).await;
+        py.shutdown().await?;
+    }
+    Ok(())
+}
+
+#[actix::test]
+async fn the_session_of_a_call_below_is_that_very_one_though_it_was_released() -> Result<()> {
+    let py = start(1).await?;
+    let (a, b) = (py.session("a"), py.session("b"));
+    a.exec("from snakebridge import host\ntotal = 7").await?;
+    b.exec("from snakebridge import host").await?;
+    let through = b.clone();
+    py.register("through_b", move |(): ()| {
+        let b = through.clone();
+        async move { b.eval("host.call('total_of_a')").extract::<u64>().await }
+    })?;
+    let below = a.clone();
+    py.register("total_of_a", move |(): ()| {
+        let a = below.clone();
+        async move {
+            a.release().await?;
+            a.eval("total").extract::<u64>().await
+        }
+    })?;
+    let total: u64 = timeout(PATIENCE, a.eval("host.call('through_b')").extract()).await.expect("it does not hang")?;
+    assert_eq!(total, 7);
+    let gone = a.eval("total").await.unwrap_err();
+    assert_eq!(gone.python().map(|raised| raised.type_name()), Some("NameError"), "a new one of that id");
+    py.shutdown().await
+}
+
+#[actix::test]
+async fn a_task_that_a_callback_spawns_is_outside_and_waits_its_turn() -> Result<()> {
+    let py = start(1).await?;
+    let session = py.session("s");
+    session.exec("from snakebridge import host").await?;
+    let spawning = session.clone();
+    py.register("spawns", move |(): ()| {
+        let call = spawning.eval("1").queue_timeout(Duration::from_millis(200)).extract::<u64>();
+        async move {
+            let outcome = tokio::spawn(call).await.expect("it does not panic");
+            Ok(outcome.unwrap_err().code().to_owned())
+        }
+    })?;
+    let code: String =
+        timeout(PATIENCE, session.eval("host.call('spawns')").extract()).await.expect("it does not hang")?;
+    assert_eq!(code, "queue_timeout");
+    py.shutdown().await
+}
+
+#[actix::test]
+async fn a_stream_keeps_the_callbacks_of_the_call_that_opened_it() -> Result<()> {
+    let py = start(1).await?;
+    let double = py.callback(|x: u64| async move { Ok(2 * x) });
+    let items = py.call("builtins", "map", (double, [1, 2, 3])).stream::<u64>().await?;
+    let items: Vec<u64> = timeout(PATIENCE, items.try_collect()).await.expect("it does not hang")?;
+    assert_eq!(items, [2, 4, 6]);
+    py.shutdown().await
+}
+
+#[actix::test]
+async fn what_only_the_worker_means_by_an_exception_kills_nobody_when_a_user_raises_it() -> Result<()> {
+    let py = start(1).await?;
+    py.register("fails", |(): ()| async { Err::<(), _>(Error::raise("snakebridge_worker.errors.RefNotFound", "x")) })?;
+    let session = py.session("s");
+    session.exec("from snakebridge import host").await?;
+    let error = session.eval("host.call('fails')").await.unwrap_err();
+    assert_eq!(error.python().map(|raised| raised.type_name()), Some("RefNotFound"));
+    assert_eq!(py.workers().await[0].id.generation(), 1);
     py.shutdown().await
 }
 

@@ -3,6 +3,8 @@
 use crate::support::{Dir, pool, start, until, within};
 use futures::{StreamExt, TryStreamExt};
 use snakebridge::{PyRef, SessionOptions};
+use std::task::Poll;
+use std::time::Duration;
 
 #[actix::test]
 async fn an_iteration_is_begun_once_as_by_for() {
@@ -105,5 +107,64 @@ async fn a_reader_that_lets_go_of_each_object_stays_within_the_limit_of_refs() {
     let items = session.call("open_helpers", "objects", (400,)).stream::<PyRef>().await.unwrap();
     let count = within("all", items.try_fold(0, |count, _| async move { Ok(count + 1) })).await.unwrap();
     assert_eq!(count, 400);
+    py.shutdown().await.unwrap();
+}
+
+const SLOW_THIRD: &str = r"
+import time
+def items():
+    yield 0
+    yield 1
+    time.sleep(0.03)
+    yield 2
+";
+
+/// Has the batch under way end while nothing here runs: a part and the answer behind it lie there together.
+async fn let_it_end_unread() {
+    // Until the batch is with the worker.
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+    std::thread::sleep(Duration::from_millis(200));
+}
+
+#[actix::test]
+async fn a_part_and_the_answer_behind_it_are_read_in_one_go() {
+    let py = start([pool("p", 1)]).await;
+    let session = py.session("s");
+    session.exec(SLOW_THIRD).await.unwrap();
+    for _ in 0..3 {
+        let mut items = session.eval("items()").stream::<u32>().await.unwrap();
+        assert_eq!(within("an item", items.next()).await.unwrap().unwrap(), 0);
+        let mut rest: Vec<u32> = match futures::poll!(items.next()) {
+            Poll::Ready(item) => item.into_iter().map(|item| item.unwrap()).collect(),
+            Poll::Pending => Vec::new(),
+        };
+        let_it_end_unread().await;
+        rest.extend(within("the rest", items.try_collect::<Vec<_>>()).await.unwrap());
+        assert_eq!(rest, [1, 2]);
+    }
+    py.shutdown().await.unwrap();
+}
+
+#[actix::test]
+async fn the_same_of_a_stream_that_is_over_for_its_reader_and_its_worker_lives() {
+    let grace = Duration::from_millis(300);
+    let py = start([pool("p", 1).cancel_grace(grace)]).await;
+    let session = py.session("s");
+    session.exec(SLOW_THIRD).await.unwrap();
+    let mut items = session.eval("items()").stream::<u32>().await.unwrap();
+    assert_eq!(within("an item", items.next()).await.unwrap().unwrap(), 0);
+    let _pending = futures::poll!(items.next());
+    let release = actix::spawn(session.release());
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    drop(items);
+    let_it_end_unread().await;
+    within("the release", release).await.unwrap().unwrap();
+    // What had ended in time is not what it is killed for.
+    tokio::time::sleep(3 * grace).await;
+    assert_eq!(py.workers().await[0].id.generation(), 1);
     py.shutdown().await.unwrap();
 }

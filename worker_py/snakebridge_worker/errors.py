@@ -45,7 +45,22 @@ class InStep(BaseException):
         self.error = error
 
 
-Link = Tuple[str, str, str, str, List[Tuple[str, int, str]], List[str]]
+class HostError(Exception):
+    """A function of the host failed, or could not be called.
+
+    ``code`` is the code of the error in Rust, as ``"timeout"``; ``"convert"`` if an argument cannot be
+    sent, ``"no_such_function"`` if nothing of that name is registered. If an exception of Python was
+    behind it, ``__cause__`` is one of the same name, with its message, notes and traceback.
+    """
+
+    __module__ = "snakebridge"
+
+    def __init__(self, message: str = "", code: str = "python") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+Link = Tuple[str, str, str, str, List[Tuple[str, int, str]], List[str], Optional[str]]
 
 
 class Rebuilt(Exception):
@@ -58,7 +73,7 @@ def rebuilt(chain: List[Link]) -> Optional[BaseException]:
     """Exceptions that are to Python what those of a chain were: the outermost, with its causes; None for none."""
     made = None
     for link in reversed(chain):
-        name, module, message, _, frames, notes = link
+        name, module, message, _, frames, notes, _ = link
         members = {"__module__": module, "__qualname__": name}
         error = type(name.rpartition(".")[2].replace("\0", "?"), (Rebuilt,), members)(message)
         error.link = link
@@ -160,13 +175,14 @@ def _link(exc: BaseException, message: str, whole: bool) -> Link:
         text or _guarded(lambda: _alone(exc, plain), plain),
         _guarded(lambda: _frames(exc), []),
         _guarded(lambda: _notes(exc), []),
+        _guarded(lambda: _code(exc), None),
     )
 
 
 def _last_resort(exc: BaseException, error: BaseException) -> Link:
     name = _guarded(lambda: _name(type(exc)), "?")
     why = _guarded(lambda: _name(type(error)), "?")
-    return (name, "?", f"<an exception that could not be described: {why}>", "", [], [])
+    return (name, "?", f"<an exception that could not be described: {why}>", "", [], [], None)
 
 
 def _guarded(read: Callable[[], Any], otherwise: Any) -> Any:
@@ -207,6 +223,12 @@ def _notes(exc: BaseException) -> List[str]:
     if not isinstance(notes, (list, tuple)):
         return []
     return [_guarded(lambda: _clean(str(note)), "<note str() failed>") for note in notes[:_MOST_NOTES]]
+
+
+def _code(exc: BaseException) -> Optional[str]:
+    """What a function of the host failed with."""
+    code = _DICT(exc).get("code") if issubclass(type(exc), HostError) else None
+    return _clean(code) if isinstance(code, str) else None
 
 
 def _plain_text(name: str, module: str, message: str) -> str:

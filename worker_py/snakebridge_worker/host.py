@@ -17,6 +17,7 @@ from threading import get_ident
 from typing import Any, Callable, NamedTuple, Union
 
 from snakebridge_worker import errors, wire
+from snakebridge_worker.errors import HostError
 
 #: The answer could not be decoded: what that raised is its value.
 BROKEN = -1
@@ -53,21 +54,6 @@ entries: dict[int, Entry] = {}
 _known: dict[str, tuple[int, bytes]] = {}
 
 
-class HostError(Exception):
-    """A function of the host failed, or could not be called.
-
-    ``code`` is the code of the error in Rust, as ``"timeout"``; ``"convert"`` if an argument cannot be
-    sent, ``"no_such_function"`` if nothing of that name is registered. If an exception of Python was
-    behind it, ``__cause__`` is one of the same name, with its message, notes and traceback.
-    """
-
-    __module__ = "snakebridge"
-
-    def __init__(self, message: str = "", code: str = "python") -> None:
-        super().__init__(message)
-        self.code = code
-
-
 class CallCancelled(BaseException):
     """The call that waits for a function of the host was cancelled, and has to end.
 
@@ -98,6 +84,13 @@ class Callback:
         if ended == wire.NO_SUCH_FUNCTION:
             raise HostError(f"the callback {self.__name__} is gone", "no_such_function")
         raise _error(ended, value)
+
+    # Each call that carries it makes another.
+    def __eq__(self, other: object) -> bool:
+        return type(other) is Callback and other._function == self._function
+
+    def __hash__(self) -> int:
+        return hash(self._function)
 
     def __repr__(self) -> str:
         return f"<snakebridge.Callback {self.__name__}>"

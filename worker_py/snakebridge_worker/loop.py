@@ -277,7 +277,8 @@ def failure(error: BaseException) -> tuple[int, bytes]:
     step = None
     if type(error) is errors.InStep:
         step, error = error.step, error.error
-    if type(error) is errors.RefNotFound:
+    # One that user code has made may hold anything.
+    if type(error) is errors.RefNotFound and type(error.ref_id) is int and error.ref_id >> 64 == 0:
         return wire.NO_SUCH_REF, pickle.dumps(error.ref_id, 5)
     if type(error) is errors.EncodeError:
         return wire.UNSENDABLE, pickle.dumps(str(error), 5)

@@ -26,7 +26,7 @@ impl SessionActor {
 impl Work {
     pub(super) fn outcome_of_call(&self, request: &Request) -> String {
         match self.ending {
-            Some(_) if request.tree.is_none() => "refused: the session has ended".to_owned(),
+            Some(_) if request.made_in.is_none() => "refused: the session has ended".to_owned(),
             Some(_) | None => match request.purpose {
                 Purpose::Call => format!("asks pool {}", request.pool),
                 Purpose::Opening => format!("asks pool {}, to open a stream", request.pool),

@@ -3,7 +3,7 @@
 use super::{Grant, SessionActor, refuse, send};
 use crate::actors::pool::{LeaseReturned, RebuildFailed, Rebuilt};
 use crate::actors::request::Request;
-use crate::actors::scope::{NewHome, Scope, Scoped, Tree};
+use crate::actors::scope::{NewHome, Scope, Scoped};
 use crate::error::{Error, Ran};
 use crate::id::CallId;
 use crate::rules::pool::Refusal;
@@ -46,11 +46,7 @@ impl SessionActor {
         let hold = Arc::clone(&request.hold);
         let (deadline, timeout) = (request.deadline, request.timeout.unwrap_or_default());
         let scope = Scope {
-            tree: Tree {
-                root: request.tree.unwrap_or(call),
-                hold: Arc::clone(&hold),
-                deadline: deadline.map(|deadline| (deadline, timeout)),
-            },
+            tree: request.tree_within(),
             rebuilds: Some(NewHome { session: hold.key().clone(), pool: request.pool.clone(), call }),
         };
         let on_home = self.state.on_home.clone();

@@ -8,7 +8,7 @@ use super::WorkerActor;
 use crate::actors::hold::Hold;
 use crate::actors::pool::{CallbackBegun, CallbackOver};
 use crate::actors::request::{Reply, Request};
-use crate::actors::scope::{NewHome, Scope, Tree};
+use crate::actors::scope::{NewHome, Scope};
 use crate::error::{Error, Ran, Result};
 use crate::id::{CallId, RefId};
 use crate::observe::Handled;
@@ -141,21 +141,20 @@ impl WorkerActor {
     fn send_answer(&mut self, seq: u64, ended: HostEnded, body: Vec<u8>) {
         if let Some(entry) = self.lane.entry_of(seq) {
             self.outbox.send_answer(seq, entry, ended, body, &self.page);
+            self.look_for_answers();
         }
     }
 }
 
 /// What its calls are made in: a callback of one that makes a home ready helps with that.
 fn scope_of(request: &Request) -> Scope {
-    let hold = Arc::clone(&request.hold);
     let rebuilds = match request.purpose {
         Purpose::Rebuilding { under } => {
-            Some(NewHome { session: hold.key().clone(), pool: request.pool.clone(), call: under })
+            Some(NewHome { session: request.hold.key().clone(), pool: request.pool.clone(), call: under })
         }
         Purpose::Call | Purpose::Opening | Purpose::Continuing => None,
     };
-    let deadline = request.deadline.map(|deadline| (deadline, request.timeout.unwrap_or_default()));
-    Scope { tree: Tree { root: request.tree.unwrap_or(request.call), hold, deadline }, rebuilds }
+    Scope { tree: request.tree_within(), rebuilds }
 }
 
 /// A callback has ended.
