@@ -101,7 +101,7 @@ impl Page {
     }
 
     /// Says that a call which has begun is to end. The worker looks there when it gets its signal, and
-    /// whenever that call begins to run or goes on. Numbers 64 apart share a word, as those of
+    /// when that call goes on after it has waited. Numbers 64 apart share a word, as those of
     /// [`revoke`](Self::revoke) do.
     pub(crate) fn interrupt(&self, seq: u64) {
         self.word(FIRST_INTERRUPT + seq as usize % INTERRUPT_WORDS).store(seq, Ordering::Release);

@@ -443,8 +443,8 @@ class Everywhere(Interrupts):
         self.is_cancelled(seq)
         self.has_seen("finally")
 
-    def test_a_call_that_was_interrupted_before_it_runs_ends_at_once(self) -> None:
-        self.name(1)
+    def test_a_call_that_was_interrupted_before_it_runs_ends_with_the_next_signal(self) -> None:
+        self.interrupt(1)
         self.assertEqual(self.host.call("spins"), 1)
         self.is_cancelled(1)
         self.replies(self.host.call("add", 1, 2), 3)

@@ -21,16 +21,7 @@ from typing import Any, Callable, Sequence
 from snakebridge_worker import codec, coroutines, errors, host, interrupts, streams, wire
 from snakebridge_worker.blocks import Incoming, Outgoing
 from snakebridge_worker.coroutines import CoroutineType
-from snakebridge_worker.page import (
-    FIRST_INTERRUPT,
-    FIRST_REVOKE,
-    HOST_SENT,
-    INTERRUPT_WORDS,
-    POLL_BUDGET,
-    REVOKE_WORDS,
-    WORKER_SENT,
-    Page,
-)
+from snakebridge_worker.page import FIRST_REVOKE, HOST_SENT, POLL_BUDGET, REVOKE_WORDS, WORKER_SENT, Page
 from snakebridge_worker.plans import Plans
 from snakebridge_worker.refs import RefTable
 
@@ -156,7 +147,6 @@ def runner(shared: Shared, index: int) -> Callable[..., None]:
     unpack, decode, encode = wire.CALL_HEAD.unpack_from, pickle.loads, encoder.encode
     write, pack, sent, value_kind, most = os.write, wire.PLAIN_REPLY.pack, WORKER_SENT, wire.REPLY, INLINE
     fine, entry, lent, is_alone = wire.VALUE, shared.entries[index], shared.incoming.lent, len(shared.entries) == 1
-    interrupted = words[FIRST_INTERRUPT : FIRST_INTERRUPT + INTERRUPT_WORDS]
     flusher = streams.Flusher(lambda seq, want, items: send_part(shared, encoder, seq, want, items))
 
     def run(view: Any, begun: int = begun) -> None:
@@ -187,14 +177,9 @@ def runner(shared: Shared, index: int) -> Callable[..., None]:
                 if place:
                     with shared.large_body(block, length) as body:
                         entry.running = seq
-                        # It may have been interrupted as soon as it had begun.
-                        if interrupted[seq % INTERRUPT_WORDS] == seq:
-                            entry.strike()
                         arguments = decode(body)
                 else:
                     entry.running = seq
-                    if interrupted[seq % INTERRUPT_WORDS] == seq:
-                        entry.strike()
                     arguments = decode(view[at : at + length])
                 value = flusher.run(seq, plan.want, *arguments) if plan.is_batch else plan.run(arguments)
                 atom = plan.atoms.get(type(value))
