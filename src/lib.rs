@@ -26,6 +26,8 @@ mod guides {
     mod sessions_and_refs {}
     #[doc = include_str!("../docs/guide/callbacks.md")]
     mod callbacks {}
+    #[doc = include_str!("../docs/guide/cancellation.md")]
+    mod cancellation {}
 }
 
 pub use actors::pool::{PoolReport, PoolStatus, PoolSupervisor};

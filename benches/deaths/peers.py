@@ -279,8 +279,9 @@ def listen(program, said, within, count):
     until = time.monotonic() + within
     while len(said) < count and time.monotonic() < until:
         is_over = program.poll() is not None
-        # A line is written whole.
-        said.extend((program.stdout.read() or b"").decode().splitlines())
+        # A line is written whole; some libraries have lines of their own.
+        lines = (program.stdout.read() or b"").decode().splitlines()
+        said.extend(line for line in lines if line == "closed" or line.startswith("{"))
         if is_over:
             break
         time.sleep(0.02)

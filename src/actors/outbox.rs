@@ -4,13 +4,14 @@ use super::request::Request;
 use crate::error::{Error, Ran};
 use crate::id::CallId;
 use crate::pickle;
-use crate::process::{BadBlock, BlockPool, Channel, First, INLINE_LIMIT, Page};
+use crate::process::{BadBlock, BlockPool, Channel, First, INLINE_LIMIT, Page, monotonic_nanos};
 use crate::rules::lane::Sent;
 use crate::wire::{Body, HostEnded, Order, ToWorker};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 /// An inline body of at most this many bytes is copied behind its header: cheaper than a second part.
 const JOINED: usize = 4096;
@@ -74,7 +75,7 @@ impl Outbox {
         let blocked = self.waits_for_block();
         let outcome = match blocked {
             true => Ok(false),
-            false => self.try_call(request.call, sent, &request.plan, &request.body, page),
+            false => self.try_call(request.call, request.deadline, sent, &request.plan, &request.body, page),
         };
         if !matches!(outcome, Ok(true)) {
             self.waiting.push_back(Waiting::Call { call: request.call, sent, plan: request.plan.clone() });
@@ -116,7 +117,15 @@ impl Outbox {
     }
 
     /// `false`: every block is lent.
-    fn try_call(&mut self, call: CallId, sent: Sent, plan: &[u8], body: &[u8], page: &Page) -> io::Result<bool> {
+    fn try_call(
+        &mut self,
+        call: CallId,
+        deadline: Option<Instant>,
+        sent: Sent,
+        plan: &[u8],
+        body: &[u8],
+        page: &Page,
+    ) -> io::Result<bool> {
         let (place, inline) = if body.len() <= INLINE_LIMIT {
             (Body::inline(body.len()), body)
         } else {
@@ -129,6 +138,7 @@ impl Outbox {
         let order = Order {
             seq: sent.seq,
             call: call.0,
+            deadline: deadline.map_or(0, monotonic_nanos),
             entry: sent.entry,
             body: place,
             released: std::mem::take(&mut self.released),
@@ -213,9 +223,11 @@ impl Outbox {
                 }
                 Waiting::Call { call, sent, plan } => {
                     // One that was taken back meanwhile is sent as an empty shell, for the worker to pass.
-                    let body = requests.get(&call).map_or(&[][..], |request| &request.body);
+                    let request = requests.get(&call);
+                    let body = request.map_or(&[][..], |request| &request.body);
+                    let deadline = request.and_then(|request| request.deadline);
                     let later = std::mem::take(&mut self.waiting);
-                    let placed = self.try_call(call, sent, &plan, body, page);
+                    let placed = self.try_call(call, deadline, sent, &plan, body, page);
                     self.waiting.extend(later);
                     if !matches!(placed, Ok(true)) {
                         self.waiting.push_front(Waiting::Call { call, sent, plan });

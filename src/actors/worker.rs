@@ -150,6 +150,22 @@ impl WorkerActor {
         }
     }
 
+    /// Has an exception raised in a call that has begun.
+    fn interrupt(&self, seq: u64) {
+        let other = self.page.interrupted(seq);
+        if other != seq && self.lane.is_overdue(other) {
+            return;
+        }
+        if other != seq {
+            self.note_interrupted(seq);
+            self.page.interrupt(seq);
+        }
+        if let Some(watch) = &self.watch {
+            // It may be gone already.
+            let _gone = watch.signal(rustix::process::Signal::USR1);
+        }
+    }
+
     fn distrust(&mut self, what: impl Into<Arc<str>>) {
         if self.violation.is_none() {
             let what = what.into();
@@ -181,6 +197,7 @@ impl WorkerActor {
                 }
                 LaneAction::Answer { call, verdict } => self.answer(call, verdict),
                 LaneAction::DropCallback { seq, call } => self.drop_callback(seq, call),
+                LaneAction::Interrupt { seq } => self.interrupt(seq),
                 LaneAction::TakenBack { call } => {
                     if let Some(request) = self.requests.remove(&call) {
                         self.send_back(request);

@@ -227,9 +227,9 @@ impl<R> Call<R> {
     /// How long it may take, its wait included. Default: as its pool says.
     ///
     /// When it has passed the caller gets `Timeout`. A call that had not begun never will; one that
-    /// had is given `cancel_grace` more, and then its worker is killed and replaced. A call that is made
-    /// inside a callback or an `on_home` ends by the deadline of the call which this was made for, if that
-    /// is earlier.
+    /// had is interrupted: Python raises `snakebridge.CallCancelled` in it. If it has not ended `cancel_grace`
+    /// later its worker is killed and replaced. A call that is made inside a callback or an `on_home` ends by
+    /// the deadline of the call which this was made for, if that is earlier.
     ///
     /// ```
     /// # #[actix::main]
@@ -634,8 +634,8 @@ impl Drop for Waiting {
 /// A call that is being made: submitted at its first poll, given up when dropped.
 ///
 /// It is `Send` and owns all it needs: it may be built in one task and awaited in another, on any
-/// runtime. Dropped before its end, a call that has not begun never will; one that has is given
-/// `cancel_grace`, and then its worker is killed.
+/// runtime. Dropped before its end, a call that has not begun never will; one that has is interrupted,
+/// and its worker killed if it has not ended `cancel_grace` later.
 ///
 /// ```
 /// # #[actix::main]

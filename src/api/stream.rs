@@ -32,7 +32,7 @@ use std::time::Duration;
 /// item that does not fit its type is a `Convert` error in its place, and the stream goes on.
 ///
 /// Dropped before its end it closes the generator, whose `finally` blocks run: that is a call of its session
-/// too, and is given `cancel_grace`; so is an item that is being made.
+/// too, and is given `cancel_grace`. An item that is being made is interrupted.
 #[must_use = "a stream that is not read makes no items"]
 pub struct PyStream<T> {
     worker: WorkerId,

@@ -145,7 +145,8 @@ impl PoolConfig {
     }
 
     /// How long a call may go on after its deadline, or after its caller left, before its worker is
-    /// killed. Default: 2 s. Where several calls run at once, the others get as long once more.
+    /// killed. Default: 2 s. It is interrupted first, unless that is zero. Where several calls run at once,
+    /// the others get as long once more.
     pub fn cancel_grace(mut self, grace: Duration) -> Self {
         self.cancel_grace = grace;
         self

@@ -53,7 +53,7 @@ impl DeathWatch {
         Poll::Ready(())
     }
 
-    /// Signals this very process, for one that left its process group.
+    /// Signals this very process, whatever group it is in.
     ///
     /// # Errors
     /// `ESRCH` when it is gone.

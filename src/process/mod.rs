@@ -9,6 +9,7 @@
 
 mod blocks;
 mod channel;
+mod clock;
 mod exit;
 mod fds;
 mod lifeline;
@@ -24,6 +25,7 @@ mod zygote;
 
 pub(crate) use blocks::{BadBlock, BlockName, BlockPool, BlockTable, LARGEST as LARGEST_BODY};
 pub(crate) use channel::{Channel, First, INLINE_LIMIT, MESSAGE_LIMIT};
+pub(crate) use clock::monotonic_nanos;
 pub(crate) use exit::{Exit, ExitStatus};
 pub(crate) use lifeline::{DeathWatch, Lifeline};
 pub(crate) use link::Link;

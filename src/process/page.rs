@@ -17,14 +17,13 @@ use std::time::Duration;
 const SIZE: usize = 4096;
 
 /// `SBPAGE` and the version of the layout.
-pub(super) const MAGIC: u64 = 0x5342_5041_4745_0001;
+pub(super) const MAGIC: u64 = 0x5342_5041_4745_0002;
 
 const WORD_MAGIC: usize = 0;
 const WORD_ENTRIES: usize = 1;
 /// Written by the host; on a cache line of their own, as the next two groups.
 const WORD_HOST_SENT: usize = 8;
 const WORD_POLL_BUDGET: usize = 9;
-const WORD_INTERRUPT: usize = 10;
 /// Written by the worker.
 const WORD_WORKER_SENT: usize = 16;
 const WORD_FENCED: usize = 17;
@@ -36,6 +35,9 @@ const FIRST_ENTRY: usize = 128;
 const ENTRY_WORDS: usize = 8;
 const ENTRY_BEGUN: usize = 0;
 const ENTRY_BEGUN_NESTED: usize = 1;
+/// Written by the host: the sequence number at `seq % INTERRUPT_WORDS` is to end.
+const FIRST_INTERRUPT: usize = 384;
+const INTERRUPT_WORDS: usize = 64;
 
 /// One worker's control page, mapped here.
 #[derive(Debug)]
@@ -98,6 +100,18 @@ impl Page {
         rustix::thread::membarrier(MembarrierCommand::GlobalExpedited).is_ok()
     }
 
+    /// Says that a call which has begun is to end. The worker looks there when it gets its signal, and
+    /// when that call goes on after it has waited. Numbers 64 apart share a word, as those of
+    /// [`revoke`](Self::revoke) do.
+    pub(crate) fn interrupt(&self, seq: u64) {
+        self.word(FIRST_INTERRUPT + seq as usize % INTERRUPT_WORDS).store(seq, Ordering::Release);
+    }
+
+    /// The call that was last interrupted by the word that this one would use; 0: none.
+    pub(crate) fn interrupted(&self, seq: u64) -> u64 {
+        self.word(FIRST_INTERRUPT + seq as usize % INTERRUPT_WORDS).load(Ordering::Relaxed)
+    }
+
     /// Counts a message sent to the worker; after the send, never before, or the worker wakes to find nothing.
     pub(crate) fn count_sent(&self) {
         self.word(WORD_HOST_SENT).fetch_add(1, Ordering::Release);
@@ -123,14 +137,6 @@ impl Page {
     }
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "interrupts use it"))]
-impl Page {
-    /// The call that the next interrupt is meant for; 0: none.
-    pub(crate) fn set_interrupt(&self, seq: u64) {
-        self.word(WORD_INTERRUPT).store(seq, Ordering::SeqCst);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,6 +151,11 @@ mod tests {
                 other.entry(entry, ENTRY_BEGUN).store(100 + u64::from(entry), Ordering::Release);
                 other.entry(entry, last).store(200 + u64::from(entry), Ordering::Release);
             }
+            for seq in 1000..1064 {
+                page.revoke(seq);
+                page.interrupt(seq + 64);
+            }
+            assert!((1000..1064).all(|seq| (page.revoked(seq), page.interrupted(seq)) == (seq, seq + 64)));
             for entry in 0..page.entries() {
                 assert_eq!(page.begun(entry), 100 + u64::from(entry));
                 assert_eq!(page.entry(entry, last).load(Ordering::Acquire), 200 + u64::from(entry));

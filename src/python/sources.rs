@@ -16,15 +16,18 @@ macro_rules! sources {
 /// Each module's name, its file under `worker_py` and its source.
 const SOURCES: &[(&str, &str, &str)] = sources! {
     "snakebridge": "snakebridge/__init__.py",
+    "snakebridge.call": "snakebridge/call.py",
     "snakebridge.host": "snakebridge/host.py",
     "snakebridge_worker": "snakebridge_worker/__init__.py",
     "snakebridge_worker.blocks": "snakebridge_worker/blocks.py",
+    "snakebridge_worker.calls": "snakebridge_worker/calls.py",
     "snakebridge_worker.child": "snakebridge_worker/child.py",
     "snakebridge_worker.codec": "snakebridge_worker/codec.py",
     "snakebridge_worker.contexts": "snakebridge_worker/contexts.py",
     "snakebridge_worker.coroutines": "snakebridge_worker/coroutines.py",
     "snakebridge_worker.errors": "snakebridge_worker/errors.py",
     "snakebridge_worker.host": "snakebridge_worker/host.py",
+    "snakebridge_worker.interrupts": "snakebridge_worker/interrupts.py",
     "snakebridge_worker.kernel": "snakebridge_worker/kernel.py",
     "snakebridge_worker.kinds": "snakebridge_worker/kinds.py",
     "snakebridge_worker.loop": "snakebridge_worker/loop.py",

@@ -10,6 +10,12 @@
 //! call's number: the call never begins, exactly. Else it runs, or is passed all the same: only the
 //! worker's answer tells.
 //!
+//! A call that has begun and whose caller is answered, or has left, is *overdue*: it is interrupted, or where it
+//! waits for a callback told so in the place of an answer; and killed with its worker, should it not end
+//! within `cancel_grace`. The signal of an interrupt is sent again, ever more rarely, until the call is over:
+//! one that comes just before a thread goes to sleep in the kernel is not noticed by Python, which for its
+//! part interrupts a call but once.
+//!
 //! The lane does not know bodies, sockets or pages, and does not decide what becomes of a call that
 //! was taken back: that is the pool's.
 //!
@@ -111,6 +117,10 @@ pub(crate) enum LaneAction {
     Answer { call: CallId, verdict: Verdict },
     /// Drop the callback that the call waits for, and have the call cancelled where it waits.
     DropCallback { seq: u64, call: CallId },
+    /// Write the call's interrupt word, and signal the worker: it raises an exception in that call, if that
+    /// has not ended, and was not interrupted before. Where the word stands for another call that
+    /// [`is_overdue`](Lane::is_overdue), leave both: the call is waited for all the same.
+    Interrupt { seq: u64 },
     /// It never begins: its body goes back to its session, then the pool is told.
     TakenBack { call: CallId },
     /// It seems to have begun: tell the pool.
@@ -150,8 +160,13 @@ enum Stage {
     Overdue {
         dies_at: Instant,
         grace: Grace,
+        /// When it is signalled again, and how long before that it was.
+        again: Option<(Instant, Duration)>,
     },
 }
+
+/// How soon an interrupt is signalled for the second time; then after twice as long, and so on.
+const SIGNALLED_AGAIN: Duration = Duration::from_millis(10);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Grace {
@@ -399,7 +414,8 @@ impl Lane {
                     self.answer_timeout(seq);
                     self.overrun(seq, now);
                 }
-                Some(Stage::Overdue { dies_at, grace }) if dies_at <= now => self.kill(seq, grace, now),
+                Some(Stage::Overdue { dies_at, grace, .. }) if dies_at <= now => self.kill(seq, grace, now),
+                Some(Stage::Overdue { again: Some((at, gap)), .. }) if at <= now => self.interrupt(seq, gap * 2, now),
                 Some(Stage::Overdue { .. } | Stage::Revoking(_) | Stage::Revoked(_)) | None => {}
             }
         }
@@ -412,6 +428,11 @@ impl Lane {
     /// Whether that call never begins, and the worker has yet to pass it.
     pub(crate) fn is_revoked(&self, seq: u64) -> bool {
         self.open.get(&seq).is_some_and(|call| matches!(call.stage, Stage::Revoked(_)))
+    }
+
+    /// Whether the end of that call, which has begun, is waited for.
+    pub(crate) fn is_overdue(&self, seq: u64) -> bool {
+        self.open.get(&seq).is_some_and(|call| matches!(call.stage, Stage::Overdue { .. }))
     }
 
     /// The open call of that number.
@@ -462,10 +483,24 @@ impl Lane {
     fn overrun(&mut self, seq: u64, now: Instant) {
         let dies_at = now + self.cancel_grace;
         let Some(call) = self.open.get_mut(&seq) else { return };
-        call.stage = Stage::Overdue { dies_at, grace: Grace::First };
+        call.stage = Stage::Overdue { dies_at, grace: Grace::First, again: None };
         self.timers.insert((dies_at, seq));
         if std::mem::replace(&mut call.waits, false) {
             self.actions.push_back(LaneAction::DropCallback { seq, call: call.call });
+        } else if !self.cancel_grace.is_zero() && !self.is_killed {
+            self.interrupt(seq, SIGNALLED_AGAIN, now);
+        }
+    }
+
+    fn interrupt(&mut self, seq: u64, gap: Duration, now: Instant) {
+        let Some(Stage::Overdue { dies_at, again, .. }) = self.open.get_mut(&seq).map(|call| &mut call.stage) else {
+            return;
+        };
+        self.actions.push_back(LaneAction::Interrupt { seq });
+        let next = now + gap;
+        *again = (next < *dies_at).then_some((next, gap));
+        if again.is_some() {
+            self.timers.insert((next, seq));
         }
     }
 
@@ -475,7 +510,7 @@ impl Lane {
         match grace {
             Grace::First if self.entries.iter().filter(|calls| **calls > 0).count() > 1 => {
                 let dies_at = now + self.cancel_grace;
-                call.stage = Stage::Overdue { dies_at, grace: Grace::ForTheOthers };
+                call.stage = Stage::Overdue { dies_at, grace: Grace::ForTheOthers, again: None };
                 self.timers.insert((dies_at, seq));
                 // Until its exit was seen it takes nothing new: nobody waits for a taint to end here.
                 self.actions.push_back(LaneAction::Taint { how_long: self.cancel_grace * 2 });
@@ -543,8 +578,11 @@ impl Lane {
         if let Some((at, _)) = call.deadline {
             self.timers.remove(&(at, seq));
         }
-        if let Stage::Overdue { dies_at, .. } = call.stage {
+        if let Stage::Overdue { dies_at, again, .. } = call.stage {
             self.timers.remove(&(dies_at, seq));
+            if let Some((at, _)) = again {
+                self.timers.remove(&(at, seq));
+            }
         }
         call
     }

@@ -309,6 +309,7 @@ class Host:
         self.channel.settimeout(30)
         self.side, self.sent, self.received = side, blocks.Outgoing(side), blocks.Incoming(side)
         self.seq = 0
+        self.deadline = 0
         self.is_over = False
 
     def state(self) -> str:
@@ -337,7 +338,7 @@ class Host:
                  b"".join(struct.pack("<Q", len(text)) + text for text in (b"__main__", name.encode())))
         plan = struct.pack("<BQI", 0, 1, step) + texts + struct.pack("<Q", len(want)) + want
         place, block, length, body = self.place(pickle.dumps(args, 5))
-        head = struct.pack("<IQQIIIQQ", kind, self.seq, 99, entry, place, block, length, len(released))
+        head = struct.pack("<IQQQIIIQQ", kind, self.seq, 99, self.deadline, entry, place, block, length, len(released))
         self.say(head + struct.pack(f"<{len(released)}IQ", *released, len(plan)) + plan + body)
         return self.seq
 

@@ -47,15 +47,15 @@ def read(message: bytes) -> dict[str, Any]:
         assert count == len(released)
         names = ("kind", "seq", "entry", "ended", "place", "block", "length", "released", "body")
         return dict(zip(names, (kind, seq, entry, ended, place, block, length, released, message[at:])))
-    seq, place, block, length, count, _ = wire.CALL_HEAD.unpack_from(view)
+    seq, deadline, place, block, length, count, _ = wire.CALL_HEAD.unpack_from(view)
     # The loop has no use for the call's id.
-    call = int.from_bytes(view[wire.ENTRY_AT - 8 : wire.ENTRY_AT], "little")
+    call = int.from_bytes(view[wire.ENTRY_AT - 16 : wire.ENTRY_AT - 8], "little")
     entry = int.from_bytes(view[wire.ENTRY_AT : wire.ENTRY_AT + 4], "little")
     released, at = wire.read_released(view)
     assert count == len(released)
     plan, at = wire.read_plan(view, at)
-    names = ("kind", "seq", "call", "entry", "place", "block", "length", "released", "plan", "body")
-    return dict(zip(names, (kind, seq, call, entry, place, block, length, released, plan, message[at:])))
+    names = ("kind", "seq", "call", "deadline", "entry", "place", "block", "length", "released", "plan", "body")
+    return dict(zip(names, (kind, seq, call, deadline, entry, place, block, length, released, plan, message[at:])))
 
 
 class Box:

@@ -72,6 +72,7 @@ fn to_worker() -> Vec<(ToWorker<'static>, &'static [u8], &'static str)> {
     let order = |seq, entry, body, released: &[u32]| Order {
         seq,
         call: 1 << 40,
+        deadline: if entry == 0 { 0 } else { 1 << 60 | 9 },
         entry,
         body,
         released: released.to_vec(),
@@ -89,22 +90,22 @@ fn to_worker() -> Vec<(ToWorker<'static>, &'static [u8], &'static str)> {
         (
             call(1, 0, Body::inline(3), &[]),
             b"abc",
-            r"dict(kind=CALL, seq=1, call=1 << 40, entry=0, place=INLINE, block=0, length=3, released=[], plan=b'\6\7', body=b'abc')",
+            r"dict(kind=CALL, seq=1, call=1 << 40, deadline=0, entry=0, place=INLINE, block=0, length=3, released=[], plan=b'\6\7', body=b'abc')",
         ),
         (
             call(u64::MAX, 31, Body::inline(0), &[4, 0]),
             b"",
-            r"dict(kind=CALL, seq=(1 << 64) - 1, call=1 << 40, entry=31, place=INLINE, block=0, length=0, released=[4, 0], plan=b'\6\7', body=b'')",
+            r"dict(kind=CALL, seq=(1 << 64) - 1, call=1 << 40, deadline=1 << 60 | 9, entry=31, place=INLINE, block=0, length=0, released=[4, 0], plan=b'\6\7', body=b'')",
         ),
         (
             call(2, 1, Body::block(5, 1 << 33), &[]),
             b"",
-            r"dict(kind=CALL, seq=2, call=1 << 40, entry=1, place=BLOCK, block=5, length=1 << 33, released=[], plan=b'\6\7', body=b'')",
+            r"dict(kind=CALL, seq=2, call=1 << 40, deadline=1 << 60 | 9, entry=1, place=BLOCK, block=5, length=1 << 33, released=[], plan=b'\6\7', body=b'')",
         ),
         (
             call(3, 1, Body::block(5, 70_000), &[u32::MAX]),
             b"",
-            r"dict(kind=CALL, seq=3, call=1 << 40, entry=1, place=BLOCK, block=5, length=70000, released=[(1 << 32) - 1], plan=b'\6\7', body=b'')",
+            r"dict(kind=CALL, seq=3, call=1 << 40, deadline=1 << 60 | 9, entry=1, place=BLOCK, block=5, length=70000, released=[(1 << 32) - 1], plan=b'\6\7', body=b'')",
         ),
         (
             ToWorker::Free { refs: vec![1, 1 << 36 | 9], released: vec![3, 2] },
@@ -117,12 +118,12 @@ fn to_worker() -> Vec<(ToWorker<'static>, &'static [u8], &'static str)> {
         (
             ToWorker::Nested(order(4, 31, Body::inline(3), &[])),
             b"abc",
-            r"dict(kind=NESTED, seq=4, call=1 << 40, entry=31, place=INLINE, block=0, length=3, released=[], plan=b'\6\7', body=b'abc')",
+            r"dict(kind=NESTED, seq=4, call=1 << 40, deadline=1 << 60 | 9, entry=31, place=INLINE, block=0, length=3, released=[], plan=b'\6\7', body=b'abc')",
         ),
         (
             ToWorker::Nested(order(5, 0, Body::block(5, 70_000), &[4, 0])),
             b"",
-            r"dict(kind=NESTED, seq=5, call=1 << 40, entry=0, place=BLOCK, block=5, length=70000, released=[4, 0], plan=b'\6\7', body=b'')",
+            r"dict(kind=NESTED, seq=5, call=1 << 40, deadline=0, entry=0, place=BLOCK, block=5, length=70000, released=[4, 0], plan=b'\6\7', body=b'')",
         ),
         (
             answer(HostEnded::Value, Body::inline(3), &[]),

@@ -8,6 +8,8 @@
 mod callbacks;
 #[cfg(test)]
 mod golden;
+#[cfg(test)]
+mod interrupts;
 mod plan;
 
 pub(crate) use plan::{Plan, Step};
@@ -99,6 +101,8 @@ pub(crate) struct Order<'a> {
     pub(crate) seq: u64,
     /// The call's id in the bridge, for what Python logs of it.
     pub(crate) call: u64,
+    /// When it is to be over, in nanoseconds of the monotonic clock; 0: at no particular time.
+    pub(crate) deadline: u64,
     /// Which of the concurrent entries runs it.
     pub(crate) entry: u32,
     pub(crate) body: Body,
@@ -252,14 +256,22 @@ mod tests {
 
     #[test]
     fn the_fixed_part_of_a_call_has_the_layout_that_python_unpacks() {
-        let order =
-            Order { seq: 1, call: 2, entry: 3, body: Body::block(4, 5), released: vec![], plan: Cow::Borrowed(&[6]) };
+        let order = Order {
+            seq: 1,
+            call: 2,
+            deadline: 7,
+            entry: 3,
+            body: Body::block(4, 5),
+            released: vec![],
+            plan: Cow::Borrowed(&[6]),
+        };
         for (number, message) in [(0u32, ToWorker::Call(order.clone())), (3, ToWorker::Nested(order))] {
             let mut out = Vec::new();
             message.encode(&mut out);
             let mut expected = number.to_le_bytes().to_vec();
             expected.extend(1u64.to_le_bytes());
             expected.extend(2u64.to_le_bytes());
+            expected.extend(7u64.to_le_bytes());
             expected.extend(3u32.to_le_bytes());
             expected.extend(1u32.to_le_bytes());
             expected.extend(4u32.to_le_bytes());

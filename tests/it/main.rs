@@ -5,6 +5,7 @@ mod support;
 
 mod adversity;
 mod callbacks;
+mod cancel;
 mod contexts;
 mod endings;
 mod failures;

@@ -1,7 +1,8 @@
-"""What user code in a worker imports: calls of the functions of the Rust program that started it."""
+"""What user code in a worker imports: calls of the functions of the Rust program that started it, and its own call."""
 
-from snakebridge import host
+from snakebridge import call, host
 from snakebridge_worker.errors import HostError
-from snakebridge_worker.host import Callback, CallCancelled
+from snakebridge_worker.host import Callback
+from snakebridge_worker.interrupts import CallCancelled
 
-__all__ = ["CallCancelled", "Callback", "HostError", "host"]
+__all__ = ["CallCancelled", "Callback", "HostError", "call", "host"]

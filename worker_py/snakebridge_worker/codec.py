@@ -159,8 +159,7 @@ class _Pickler(pickle.Pickler):
 
     def make_ref(self, obj: Any) -> Tuple[Any, ...]:
         module, name, is_iterator = kinds.class_of(obj)
-        ref_id = self.table.add(obj)
-        self.new.append(ref_id)
+        ref_id = self.table.add(obj, self.new)
         return (stream if is_iterator else ref), (ref_id, module, name)
 
 
@@ -181,24 +180,26 @@ class Encoder:
         self._idle: List[_Pickler] = [_Pickler(table)]
         self._plans: Dict[bytes, Shape] = {}
 
-    def encode(self, value: Any, want: bytes) -> Tuple[List[Any], List[int]]:
-        """The body of a result, in parts, and the ids of the refs that it makes.
+    def encode(self, value: Any, want: bytes, made: Optional[List[int]] = None) -> Tuple[List[Any], List[int]]:
+        """The body of a result, in parts, and the ids of the refs that it makes, which are added to ``made``.
 
         Raises EncodeError for what cannot be sent, and whatever user code raises on the way; no ref
-        is left then.
+        is left then. Where an interrupt may strike, ``made`` is to be dropped: it may come at the very end.
         """
+        if made is None:
+            made = []
         mode = want[0]
         shape = None
         if mode == EXTRACT:
             shape = self._plans.get(want) or self._plan(want)
             if shape.convert is None and type(value) in ATOMS:
-                return [ATOMS[type(value)](value)], []
+                return [ATOMS[type(value)](value)], made
         elif mode == REF:
-            return self._one_ref(value)
+            return self._one_ref(value, made)
         elif mode == DISCARD:
-            return [_NOTHING], []
+            return [_NOTHING], made
         elif type(value) in ATOMS:
-            return [ATOMS[type(value)](value)], []
+            return [ATOMS[type(value)](value)], made
         try:
             pickler = self._idle.pop()
         except IndexError:
@@ -215,6 +216,7 @@ class Encoder:
                 if shape.convert is not None:
                     value = shape.convert(value)
             pickler.dump(value)
+            made += pickler.new
         except RecursionError as error:
             self._table.drop(pickler.new)
             raise EncodeError(f"the result is nested more than {_MOST_DEEP} deep, or holds itself") from error
@@ -222,19 +224,19 @@ class Encoder:
             self._table.drop(pickler.new)
             raise
         else:
-            return pickler.buffers[:], pickler.new[:]
+            return pickler.buffers[:], made
         finally:
             pickler.clear_memo()
             pickler.buffers.clear()
             pickler.new.clear()
             self._idle.append(pickler)
 
-    def _one_ref(self, obj: Any) -> Tuple[List[Any], List[int]]:
+    def _one_ref(self, obj: Any, made: List[int]) -> Tuple[List[Any], List[int]]:
         """One ref by hand: a pickler would look up and check the code's function first (5 us)."""
         module, name, is_iterator = kinds.class_of(obj)
-        ref_id = self._table.add(obj)
+        ref_id = self._table.add(obj, made)
         arguments = pickle.dumps((ref_id, module, name), 5)
-        return [b"%b%b%b" % (_STREAM if is_iterator else _REF, arguments[2:-1], _CALL)], [ref_id]
+        return [b"%b%b%b" % (_STREAM if is_iterator else _REF, arguments[2:-1], _CALL)], made
 
     def argument(self, args: List[Any], kwargs: Dict[str, Any], want: bytes) -> Any:
         """What stands for the arguments of a function of the host.

@@ -5,6 +5,9 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+from snakebridge_worker import calls, host
+from snakebridge_worker.interrupts import CallCancelled
+
 
 async def _coroutine() -> None: ...
 
@@ -36,8 +39,9 @@ class Loop:
         if idle._loop is None:
             import asyncio
 
-            idle._loop = asyncio.new_event_loop()
-        return idle._loop.run_until_complete(coroutine)
+            with calls.shield():
+                idle._loop = asyncio.new_event_loop()
+        return _run_on(idle._loop, coroutine)
 
     def close(self) -> None:
         """Nothing runs here any more."""
@@ -45,8 +49,80 @@ class Loop:
             self._above.close()
         loop, self._loop = self._loop, None
         if loop is not None:
-            loop.run_until_complete(loop.shutdown_asyncgens())
-            loop.close()
+            try:
+                _run_on(loop, loop.shutdown_asyncgens())
+            finally:
+                loop.close()
+
+
+class _Awaited:
+    """A coroutine of a call while a loop runs it. What is raised in the loop itself would break that, so an
+    interrupt has the loop cancel the task."""
+
+    __slots__ = ("seq", "_loop", "_task", "_is_wanted", "_is_told")
+
+    def __init__(self, seq: int, loop: Any) -> None:
+        self.seq = seq
+        self._loop = loop
+        self._task: Any = None
+        self._is_wanted = False
+        self._is_told = False
+
+    def cancel(self) -> None:
+        """Has the task cancelled by the loop, or as soon as there is one. From any thread."""
+        self._is_wanted = True
+        if self._task is not None:
+            try:
+                self._loop.call_soon_threadsafe(self._tell)
+            except RuntimeError:
+                # User code has closed the loop.
+                pass
+
+    def _tell(self) -> None:
+        self._is_told = self._task.cancel()
+
+    def run(self, awaitable: Any) -> Any:
+        import asyncio
+
+        is_new = not asyncio.isfuture(awaitable)
+        task = self._task = asyncio.ensure_future(awaitable, loop=self._loop)
+        if is_new:
+            # As the loop does with tasks of its own making, here and below.
+            task._log_destroy_pending = False
+        if self._is_wanted:
+            self.cancel()
+        try:
+            value = self._loop.run_until_complete(task)
+        except BaseException:
+            if is_new and task.done() and not task.cancelled():
+                task.exception()
+            raise
+        return value
+
+    def has_begun(self) -> bool:
+        return self._task is not None
+
+    def is_missed(self) -> bool:
+        """Whether its end was wanted when it had just ended by itself."""
+        return self._is_wanted and not self._is_told
+
+
+def _run_on(loop: Any, awaitable: Any) -> Any:
+    entry = host.entries.get(threading.get_ident())
+    if entry is None or not entry.running:
+        return loop.run_until_complete(awaitable)
+    awaited, below = _Awaited(entry.running, loop), entry.awaited
+    try:
+        entry.await_in(awaited)
+        value = awaited.run(awaitable)
+    finally:
+        entry.await_in(below)
+        if not awaited.has_begun():
+            # It would complain that nobody awaits it.
+            getattr(awaitable, "close", int)()
+    if awaited.is_missed():
+        raise CallCancelled
+    return value
 
 
 class _Own(threading.local):

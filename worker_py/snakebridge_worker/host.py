@@ -18,6 +18,8 @@ from typing import Any, Callable, NamedTuple, Union
 
 from snakebridge_worker import errors, wire
 from snakebridge_worker.errors import HostError
+from snakebridge_worker.interrupts import CallCancelled, Target
+from snakebridge_worker.page import INTERRUPT_WORDS, Page
 
 #: The answer could not be decoded: what that raised is its value.
 BROKEN = -1
@@ -52,15 +54,6 @@ Message = Union[bytes, Answer, _Mark]
 entries: dict[int, Entry] = {}
 #: What the host has said of names: the function's id, and what is wanted of its arguments.
 _known: dict[str, tuple[int, bytes]] = {}
-
-
-class CallCancelled(BaseException):
-    """The call that waits for a function of the host was cancelled, and has to end.
-
-    Like ``KeyboardInterrupt`` it is no ``Exception``, so that ``except Exception`` lets it pass.
-    """
-
-    __module__ = "snakebridge"
 
 
 class Callback:
@@ -146,14 +139,13 @@ def _entry() -> Entry:
     return entry
 
 
-class Entry:
+class Entry(Target):
     """One entry of the control page: which call runs there, and what came while it waited."""
 
-    __slots__ = ("running", "kept", "shared", "encoder", "run", "wait", "take", "_answers", "_nested")
+    __slots__ = ("kept", "shared", "encoder", "run", "wait", "take", "_answers", "_nested")
 
-    def __init__(self, shared: Any, nested: int) -> None:
-        #: The innermost call, while it runs and does not wait. 0: there is none, or it is answered.
-        self.running = 0
+    def __init__(self, shared: Any, page: Page, nested: int) -> None:
+        super().__init__(page)
         #: Calls that are not nested, each as its message, and STOP.
         self.kept: deque[Message] = deque()
         self.shared = shared
@@ -173,13 +165,16 @@ class Entry:
         """
         _need_room(_ROOM)
         seq, answers = self.running, self._answers
-        body, refs = self._encode(function, want, args, kwargs)
-        # A call waits for one answer at a time: until it is there, no finalizer and no handler can call the host.
-        self.running = 0
         sent: list[int] = []
+        refs: list[int] = []
         raised = None
         is_at_work = False
         try:
+            body = self._encode(function, want, args, kwargs, refs)
+            # A call waits for one answer at a time: until it is there, no finalizer and no handler can call the
+            # host, and no interrupt strikes.
+            if self.leave():
+                raise CallCancelled
             try:
                 self._send(seq, function, body, refs, sent)
             except BaseException as error:
@@ -198,9 +193,11 @@ class Entry:
                         os._exit(0)
                     elif type(message) is bytes and message[0] == wire.NESTED:
                         aside, before = _put_aside(), errors.outside.handled
+                        own = self.deadline, self.shielded, self.shields
                         errors.outside.handled = sys.exc_info()[1]
                         self.run(memoryview(message), self._nested)
                         errors.outside.handled = before
+                        self.deadline, self.shielded, self.shields = own
                         if aside is not None:
                             _put_back(*aside)
                     elif message is not None:
@@ -215,8 +212,15 @@ class Entry:
                     # of another call of the host, so it is waited for all the same.
                     raised = raised or error
             answer = answers.pop(seq)
+            if answer.ended == wire.CANCELLED:
+                # That is how it is told.
+                self.struck = seq
         finally:
+            if not sent:
+                self.shared.table.drop(refs)
             self.running = seq
+        if self._words[seq % INTERRUPT_WORDS] == seq:
+            self.strike()
         if raised is not None:
             try:
                 raise raised
@@ -225,23 +229,22 @@ class Entry:
                 del raised
         return answer.ended, answer.value
 
-    def _encode(self, function: int, want: bytes, args: list[Any], kwargs: dict[str, Any]) -> tuple[list, list[int]]:
-        """The body of the arguments, and the refs that it makes. Raises HostError, or what user code raises."""
+    def _encode(self, function: int, want: bytes, args: list[Any], kwargs: dict[str, Any], refs: list[int]) -> list:
+        """The body of the arguments; adds the refs that it makes. Raises HostError, or what user code raises."""
         if not function:
             # What is no text for Rust raises here.
             args[0].encode()
-            return [pickle.dumps(args[0], 5)], []
+            return [pickle.dumps(args[0], 5)]
         encoder = self.encoder
         try:
-            body, refs = encoder.encode(encoder.argument(args, kwargs, want), want)
+            body, _ = encoder.encode(encoder.argument(args, kwargs, want), want, refs)
         except errors.EncodeError as error:
             # It speaks of results, and of what to do about them.
             what = str(error).partition(":")[0].replace("the result", "an argument", 1)
             raise HostError(what, "convert") from error
         if len(refs) > wire.MOST_REFS:
-            self.shared.table.drop(refs)
             raise HostError(f"the arguments hold more than {wire.MOST_REFS} objects without a value", "convert")
-        return body, refs
+        return body
 
     def _send(self, seq: int, function: int, body: list, refs: list[int], sent: list[int]) -> None:
         """Sends a call of a function. If it raises and ``sent`` is empty, nothing was sent."""
@@ -259,7 +262,6 @@ class Entry:
             if sent:
                 shared.page.count_sent()
             else:
-                shared.table.drop(refs)
                 shared.release(blocks)
 
 
@@ -272,7 +274,7 @@ def _need_room(frames: int) -> None:
 def _error(ended: int, value: Any) -> BaseException:
     """What to raise for an answer that is no value."""
     if ended == wire.CANCELLED:
-        return CallCancelled("the call was cancelled")
+        return CallCancelled()
     if ended == BROKEN:
         if type(value) is errors.RefNotFound:
             return HostError(str(value), "ref_not_found")

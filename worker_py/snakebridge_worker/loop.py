@@ -18,7 +18,7 @@ from functools import reduce
 from time import monotonic_ns
 from typing import Any, Callable, Sequence
 
-from snakebridge_worker import codec, coroutines, errors, host, streams, wire
+from snakebridge_worker import codec, coroutines, errors, host, interrupts, streams, wire
 from snakebridge_worker.blocks import Incoming, Outgoing
 from snakebridge_worker.coroutines import CoroutineType
 from snakebridge_worker.page import FIRST_REVOKE, HOST_SENT, POLL_BUDGET, REVOKE_WORDS, WORKER_SENT, Page
@@ -36,6 +36,7 @@ RELEASED = wire.RELEASED_AT
 def main(channel: int, side: int, page: Page, worker: str, ref_base: int, concurrency: int, init: str | None) -> None:
     """Serves until the host says stop, or closes the channel."""
     shared = Shared(channel, side, page, ref_base)
+    interrupts.listen(shared.entries, shared)
     if init is not None and not initialise(shared, init):
         return
     os.register_at_fork(after_in_child=shared.note_fork)
@@ -72,7 +73,7 @@ class Shared:
         self.outgoing = Outgoing(side_socket)
         self.lock = threading.Lock()
         self.forked = False
-        self.entries = [host.Entry(self, page.begun_at(index) + 1) for index in range(page.entries)]
+        self.entries = [host.Entry(self, page, page.begun_at(index) + 1) for index in range(page.entries)]
 
     def note_fork(self) -> None:
         """Runs in a child that user code forked: it must never answer in the worker's name."""
@@ -145,7 +146,7 @@ def runner(shared: Shared, index: int) -> Callable[..., None]:
     revoked = words[FIRST_REVOKE : FIRST_REVOKE + REVOKE_WORDS]
     unpack, decode, encode = wire.CALL_HEAD.unpack_from, pickle.loads, encoder.encode
     write, pack, sent, value_kind, most = os.write, wire.PLAIN_REPLY.pack, WORKER_SENT, wire.REPLY, INLINE
-    fine, entry, lent = wire.VALUE, shared.entries[index], shared.incoming.lent
+    fine, entry, lent, is_alone = wire.VALUE, shared.entries[index], shared.incoming.lent, len(shared.entries) == 1
     flusher = streams.Flusher(lambda seq, want, items: send_part(shared, encoder, seq, want, items))
 
     def run(view: Any, begun: int = begun) -> None:
@@ -153,53 +154,72 @@ def runner(shared: Shared, index: int) -> Callable[..., None]:
 
         A nested call runs on top of the one that waits, so this is entered anew while it is under way.
         """
-        seq, place, block, length, count, plan_length = unpack(view)
+        seq, deadline, place, block, length, count, plan_length = unpack(view)
         # Before anything of the call is looked at, then the revoke word: see `Page.begun_at`.
         words[begun] = seq
         if revoked[seq % REVOKE_WORDS] == seq:
             shared.send(wire.passed(seq, [block] if place else []))
             return
-        ended, refs = fine, ()
+        ended, refs, value = fine, (), None
+        # While the call is `running` an interrupt may strike before any bytecode, once. So there is one `try`
+        # more than what user code raises would need.
         try:
-            if count:
-                raw, at = wire.read_plan(view, wire.read_released(view)[1])
-            else:
-                at = head_size + plan_length
-                raw = view[head_size:at].tobytes()
-            plan = known.get(raw) or plans.find(raw)
-            # As soon as user code may run, which it does in a decode, it may call the host; not before, since
-            # a finalizer that did so while the block is looked for would want the same lock.
-            if place:
-                with shared.large_body(block, length) as body:
+            try:
+                if count:
+                    raw, at = wire.read_plan(view, wire.read_released(view)[1])
+                else:
+                    at = head_size + plan_length
+                    raw = view[head_size:at].tobytes()
+                plan = known.get(raw) or plans.find(raw)
+                entry.deadline = deadline
+                # As soon as user code may run, which it does in a decode, it may call the host; not before, since
+                # a finalizer that did so while the block is looked for would want the same lock.
+                if place:
+                    with shared.large_body(block, length) as body:
+                        entry.running = seq
+                        arguments = decode(body)
+                else:
                     entry.running = seq
-                    arguments = decode(body)
+                    arguments = decode(view[at : at + length])
+                value = flusher.run(seq, plan.want, *arguments) if plan.is_batch else plan.run(arguments)
+                atom = plan.atoms.get(type(value))
+                if atom:
+                    body = atom(value)
+                else:
+                    if type(value) is CoroutineType:
+                        value = coroutines.run(value) if plan.last is None else await_last(value, plan.last)
+                    refs = []
+                    try:
+                        body, _ = encode(value, plan.want, refs)
+                    except BaseException as error:
+                        if not plan.is_batch:
+                            raise
+                        body = streams.salvage(encode, shared.table.drop, value, plan.want, error, refs)
+                    if len(refs) > wire.MOST_REFS:
+                        raise errors.EncodeError(f"the result holds more than {wire.MOST_REFS} objects without a value")
+                    body = body[0] if len(body) == 1 else body
+            except BaseException as error:
+                ended, body = failure(error)
+            if shared.forked:
+                os._exit(0)
+            # What its values do when they go is no part of it any more.
+            if is_alone:
+                entry.running = 0
             else:
-                entry.running = seq
-                arguments = decode(view[at : at + length])
-            value = flusher.run(seq, plan.want, *arguments) if plan.is_batch else plan.run(arguments)
-            atom = plan.atoms.get(type(value))
-            if atom:
-                body = atom(value)
-            else:
-                if type(value) is CoroutineType:
-                    value = coroutines.run(value) if plan.last is None else await_last(value, plan.last)
-                try:
-                    body, refs = encode(value, plan.want)
-                except BaseException as error:
-                    if not plan.is_batch:
-                        raise
-                    body, refs = streams.salvage(encode, shared.table.drop, value, plan.want, error)
-                if len(refs) > wire.MOST_REFS:
-                    shared.table.drop(refs)
-                    refs = ()
-                    raise errors.EncodeError(f"the result holds more than {wire.MOST_REFS} objects without a value")
-                body = body[0] if len(body) == 1 else body
+                entry.leave()
         except BaseException as error:
-            ended, body = failure(error)
-        if shared.forked:
-            os._exit(0)
-        # What its values do when they go is no part of it any more.
-        entry.running = 0
+            if shared.forked:
+                os._exit(0)
+            entry.leave()
+            # One that is not caused by what the call had raised: to describe that may take for ever.
+            ended, body = failure(interrupts.CallCancelled() if type(error) is interrupts.CallCancelled else error)
+        if ended != fine:
+            if refs:
+                shared.table.drop(refs)
+                refs = ()
+            if type(value) is CoroutineType:
+                # Nobody awaits it any more, and it would complain.
+                value.close()
         if type(body) is bytes and not lent and not refs and len(body) <= most:
             write(channel, pack(value_kind, seq, ended, len(body)) + body)
             words[sent] += 1
@@ -412,6 +432,7 @@ def serve_entry(shared: Shared, index: int, waiting: queue.SimpleQueue) -> None:
     taken: deque[host.Message] = deque()
     try:
         run = runner(shared, index)
+        entry.thread = threading.get_ident()
         # Taken and noted in one step: what is raised in this thread while it waits loses no message.
         entry.wait, entry.take = lambda: taken or taken.extend(map(type(waiting).get, (waiting,))), taken.popleft
         host.entries[threading.get_ident()] = entry

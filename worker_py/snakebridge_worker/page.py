@@ -8,18 +8,19 @@ import mmap
 import os
 
 SIZE = 4096
-MAGIC = 0x5342504147450001
+MAGIC = 0x5342504147450002
 
 ENTRIES = 1
 HOST_SENT = 8
 POLL_BUDGET = 9
-INTERRUPT = 10
 WORKER_SENT = 16
 FENCED = 17
 FIRST_REVOKE = 64
 REVOKE_WORDS = 64
 FIRST_ENTRY = 128
 ENTRY_WORDS = 8
+FIRST_INTERRUPT = 384
+INTERRUPT_WORDS = 64
 
 
 class Page:
@@ -50,9 +51,9 @@ class Page:
         """Whether the host has taken the call back."""
         return self.words[FIRST_REVOKE + seq % REVOKE_WORDS] == seq
 
-    def interrupt(self) -> int:
-        """The call that an interrupt is meant for; 0: none."""
-        return self.words[INTERRUPT]
+    def interrupted(self, seq: int) -> bool:
+        """Whether the host wants that call, which has begun, to end."""
+        return self.words[FIRST_INTERRUPT + seq % INTERRUPT_WORDS] == seq
 
     def host_sent(self) -> int:
         """How many messages the host has sent."""

@@ -1,6 +1,6 @@
 """The objects that Rust holds handles to, and the namespaces of sessions. An id is never used twice."""
 
-from typing import Any, Dict, Iterable
+from typing import Any, Dict, Iterable, List
 
 from .errors import RefNotFound
 from .namespaces import Namespace
@@ -18,9 +18,11 @@ class RefTable:
         self._next = iter(range(base, base + (1 << 62))).__next__
         self._objects: Dict[int, Any] = {}
 
-    def add(self, obj: Any) -> int:
-        """Keeps the object; returns its id."""
+    def add(self, obj: Any, ids: List[int]) -> int:
+        """Keeps the object; returns its id, which it adds to those before, so that it is dropped with them
+        whatever is raised, and whenever."""
         ref_id = self._next()
+        ids.append(ref_id)
         self._objects[ref_id] = obj
         return ref_id
 
@@ -35,8 +37,11 @@ class RefTable:
         """The namespace, made at its first use."""
         found = self._objects.get(ref_id)
         if found is None:
+            made = Namespace(ref_id ^ NAMESPACES)
+            # Before it can be found, should this be the last that is done here.
+            made.open()
             # Of two threads that come at once one makes it, and both have that.
-            found = self._objects.setdefault(ref_id, Namespace(ref_id ^ NAMESPACES))
+            found = self._objects.setdefault(ref_id, made)
             found.open()
         return found
 

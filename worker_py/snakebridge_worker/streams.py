@@ -198,22 +198,30 @@ class Flusher:
         if most == 1:
             return batch(stream, most, most_bytes)
         filled = _UnderWay(seq, want)
-        self._under_way.add(filled)
-        if not self._wake.is_set():
-            self._begin()
         try:
-            ends = stream.fill(filled.items, most, most_bytes)
+            try:
+                self._under_way.add(filled)
+                if not self._wake.is_set():
+                    self._begin()
+                ends = stream.fill(filled.items, most, most_bytes)
+            finally:
+                self._end(filled)
         finally:
-            self._under_way.discard(filled)
-            with filled.lock:
-                filled.is_over = True
+            # Once more, should an interrupt have struck there: nothing is sent of a batch that is over.
+            self._end(filled)
         return filled.items, ends
 
     def _begin(self) -> None:
         self._wake.set()
         if not self._is_started:
-            self._is_started = True
+            # Two of them would be no harm, none would be.
             threading.Thread(target=self._look_after, name="snakebridge-streams", daemon=True).start()
+            self._is_started = True
+
+    def _end(self, filled: _UnderWay) -> None:
+        self._under_way.discard(filled)
+        with filled.lock:
+            filled.is_over = True
 
     def _look_after(self) -> None:
         idle = 0
@@ -248,18 +256,23 @@ class Flusher:
 
 
 def salvage(
-    encode: Callable[[Any, bytes], tuple[list, list[int]]],
+    encode: Callable[[Any, bytes, list[int]], tuple[list, list[int]]],
     drop: Callable[[list[int]], None],
     batch: tuple[list[Any], bytes | None],
     want: bytes,
     error: BaseException,
-) -> tuple[list, list[int]]:
-    """The body of a batch that cannot be sent as it is: the items before the one to blame, and the error as its end."""
+    made: list[int],
+) -> list:
+    """The body of a batch that cannot be sent as it is: the items before the one to blame, and the error as its end.
+
+    Adds the refs that it makes to those made.
+    """
     items, _ = batch
     for good, item in enumerate(items):
         try:
-            _, refs = encode(([item], MORE), want)
+            encode(([item], MORE), want, made)
         except BaseException as to_blame:
-            return encode((items[:good], errors.describe(to_blame)), want)
-        drop(refs)
-    return encode(([], errors.describe(error)), want)
+            return encode((items[:good], errors.describe(to_blame)), want, made)[0]
+        drop(made)
+        made.clear()
+    return encode(([], errors.describe(error)), want, made)[0]

@@ -18,11 +18,11 @@ VALUE, RAISED, NO_SUCH_REF, UNSENDABLE, PART = range(5)
 HOST_VALUE, HOST_FAILED, NO_SUCH_FUNCTION, CANCELLED = range(4)
 INLINE, BLOCK = range(2)
 
-# A call that releases no block: kind, seq, call, entry, place, block, length, released (a count), plan
-# (a length), of which the loop needs not all. With blocks the plan's length stands behind them.
-CALL_HEAD = struct.Struct("<4xQ12xIIQQQ")
+# A call that releases no block: kind, seq, call, deadline, entry, place, block, length, released (a count),
+# plan (a length), of which the loop needs not all. With blocks the plan's length stands behind them.
+CALL_HEAD = struct.Struct("<4xQ8xQ4xIIQQQ")
 RELEASED_AT = CALL_HEAD.size - 16
-ENTRY_AT = 20
+ENTRY_AT = 28
 _KIND_AND_COUNT = struct.Struct("<IQ")
 _COUNT = struct.Struct("<Q")
 # kind, seq, ended, place, block, length, released (a count), refs (a count)

@@ -124,6 +124,8 @@ impl WorkerActor {
         self.note_host_call(seq, "callback dropped");
         self.callbacks.drop_one(seq);
         self.pool.do_send(CallbackOver { call });
+        // For those who ask whether it is cancelled: what ends its wait is the answer.
+        self.page.interrupt(seq);
         self.send_answer(seq, HostEnded::Cancelled, Vec::new());
     }
 

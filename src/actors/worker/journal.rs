@@ -22,6 +22,10 @@ impl WorkerActor {
         self.note_of_open(Handled::Revoked, seq, verdict);
     }
 
+    pub(super) fn note_interrupted(&self, seq: u64) {
+        self.note_of_open(Handled::Interrupted, seq, "told to end");
+    }
+
     pub(super) fn note_passed(&self, seq: u64) {
         self.note_of_open(Handled::Passed, seq, "passed over");
     }

@@ -107,6 +107,7 @@ messages! {
         HostCall = "host call",
         Reply = "reply",
         Revoked = "revoked",
+        Interrupted = "interrupted",
         CallJudged = "call judged",
         // To the registry.
         SessionIdle = "session idle",

@@ -248,11 +248,13 @@ async fn the_page_shows_what_the_worker_has_begun_and_a_revoke_is_exact() {
     assert_eq!(ask(&mut link, "page.count_sent(); answer = page.revoked(2), page.revoked(66)").await, "(True, False)");
     let page = &link.page;
     assert_eq!(page.worker_sent(), 1);
-    page.set_interrupt(66);
+    page.interrupt(66);
     page.set_poll_budget(Duration::from_micros(50));
     page.count_sent();
-    let seen = ask(&mut link, "answer = page.interrupt(), page.poll_budget(), page.host_sent()").await;
-    assert_eq!(seen, "(66, 50000, 1)");
+    let seen =
+        ask(&mut link, "answer = page.interrupted(66), page.interrupted(2), page.poll_budget(), page.host_sent()")
+            .await;
+    assert_eq!(seen, "(True, False, 50000, 1)");
 }
 
 #[tokio::test]

@@ -116,17 +116,78 @@ fn at_its_deadline_a_call_that_has_not_begun_is_answered_no_and_its_lease_ends_w
 }
 
 #[test]
-fn a_call_that_has_begun_is_answered_maybe_at_its_deadline_and_killed_a_grace_later() {
+fn a_call_that_has_begun_is_answered_maybe_at_its_deadline_interrupted_and_killed_a_grace_later() {
     let mut desk = Desk::new(1);
     desk.grant_for(1, 1, Duration::from_secs(1));
     desk.pass_time(Duration::from_secs(1));
     desk.actions();
     desk.lane.handle_revocation(1, 1, desk.now);
-    assert_eq!(desk.actions(), [timed_out(1, true)]);
+    assert_eq!(desk.actions(), [timed_out(1, true), LaneAction::Interrupt { seq: 1 }]);
+    assert!(desk.lane.is_overdue(1));
     desk.pass_time(GRACE - Duration::from_nanos(1));
-    assert_eq!(desk.actions(), []);
+    assert_eq!(desk.actions(), [LaneAction::Interrupt { seq: 1 }]);
     desk.pass_time(Duration::from_nanos(1));
     assert_eq!(desk.actions(), [LaneAction::Kill { why: Why::Overran { call: CallId(1) } }]);
+}
+
+#[test]
+fn an_interrupt_is_signalled_again_ever_more_rarely_until_its_call_is_over() {
+    let mut desk = Desk::new(1);
+    desk.grant(1, 1);
+    desk.lane.cancel(CallId(1), desk.now);
+    desk.lane.handle_revocation(1, 1, desk.now);
+    desk.actions();
+    for gap in [10, 20, 40, 80] {
+        desk.pass_time(Duration::from_millis(gap - 1));
+        assert_eq!(desk.actions(), []);
+        desk.pass_time(Duration::from_millis(1));
+        assert_eq!(desk.actions(), [LaneAction::Interrupt { seq: 1 }]);
+    }
+    desk.lane.handle_reply(1).expect("it is open");
+    assert_eq!((desk.lane.poll_timeout(), desk.lane.is_at_rest()), (None, true));
+}
+
+#[test]
+fn a_call_is_interrupted_once_whoever_wants_its_end() {
+    let mut desk = Desk::new(1);
+    desk.grant_for(1, 1, Duration::from_millis(5));
+    desk.lane.take_back(CallId(1));
+    desk.lane.handle_revocation(1, 1, desk.now);
+    desk.actions();
+    desk.lane.cancel(CallId(1), desk.now);
+    assert_eq!(desk.actions(), [LaneAction::Interrupt { seq: 1 }]);
+    desk.lane.cancel(CallId(1), desk.now);
+    desk.pass_time(Duration::from_millis(5));
+    assert_eq!(desk.actions(), []);
+}
+
+#[test]
+fn a_call_that_has_not_begun_or_waits_for_a_callback_is_not_interrupted() {
+    let mut desk = Desk::new(1);
+    desk.grant(1, 1);
+    desk.callback(1);
+    desk.nest(2, 1, 1);
+    desk.nest(3, 1, 1);
+    for (seq, begun) in [(1, 1), (2, 2), (3, 2)] {
+        desk.lane.cancel(CallId(seq), desk.now);
+        desk.lane.handle_revocation(seq, begun, desk.now);
+    }
+    let told = |action: &LaneAction| matches!(action, LaneAction::Interrupt { .. } | LaneAction::DropCallback { .. });
+    let told: Vec<LaneAction> = desk.actions().into_iter().filter(told).collect();
+    assert_eq!(told, [LaneAction::DropCallback { seq: 1, call: CallId(1) }, LaneAction::Interrupt { seq: 2 }]);
+}
+
+#[test]
+fn a_call_of_a_worker_that_is_killed_at_once_is_not_interrupted() {
+    let mut desk = Desk::new(1);
+    desk.lane = Lane::new(1, Duration::ZERO);
+    desk.grant(1, 1);
+    desk.lane.cancel(CallId(1), desk.now);
+    desk.lane.handle_revocation(1, 1, desk.now);
+    desk.pass_time(Duration::ZERO);
+    let (revoke, answer) = (LaneAction::Revoke { seq: 1, entry: 0, nested: false }, Verdict::Cancelled { began: true });
+    let answer = LaneAction::Answer { call: CallId(1), verdict: answer };
+    assert_eq!(desk.actions(), [revoke, answer, LaneAction::Kill { why: Why::Overran { call: CallId(1) } }]);
 }
 
 #[test]

@@ -387,6 +387,7 @@ impl World {
                 }
                 LaneAction::Answer { call, verdict } => self.on_verdict(call, verdict),
                 LaneAction::DropCallback { seq, call } => self.drop_callback(worker, seq, call),
+                LaneAction::Interrupt { seq } => self.interrupt(worker, seq),
                 LaneAction::TakenBack { call } => {
                     reach::hit("taken back".into());
                     if self.workers.get(worker).is_some_and(|actor| actor.kept.contains(&call)) {

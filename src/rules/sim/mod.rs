@@ -6,6 +6,7 @@
 
 mod actors;
 mod callbacks;
+mod interrupts;
 mod process;
 mod random;
 pub(crate) mod reach;

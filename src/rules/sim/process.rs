@@ -11,6 +11,10 @@ pub(super) struct Process {
     /// The page: the numbers of the last calls that each thread has begun.
     pub(super) begun: Vec<Begun>,
     pub(super) revoked: BTreeSet<u64>,
+    /// The interrupt words.
+    pub(super) interrupted: BTreeSet<u64>,
+    /// The calls that an exception was raised in.
+    pub(super) struck: BTreeSet<u64>,
     pub(super) objects: BTreeSet<RefId>,
     /// The sessions whose namespace was made there.
     pub(super) namespaces: BTreeSet<u64>,
@@ -34,6 +38,8 @@ pub(super) struct Thread {
     pub(super) stack: Vec<Frame>,
     /// Whether it takes a step by itself; else it waits for a message.
     pub(super) is_awake: bool,
+    /// Of its steps under way only the last counts.
+    pub(super) turn: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +56,8 @@ pub(super) enum Step {
     /// The begun word is written; the revoke word is read next.
     Begun,
     Running,
+    /// An exception was raised in it, and it obeys.
+    Ending,
     /// It waits for a callback.
     Waiting,
 }
@@ -83,6 +91,8 @@ impl Process {
             threads: (0..threads).map(|_| Thread::default()).collect(),
             begun: vec![Begun::default(); threads],
             revoked: BTreeSet::new(),
+            interrupted: BTreeSet::new(),
+            struck: BTreeSet::new(),
             objects: BTreeSet::new(),
             namespaces: BTreeSet::new(),
         }

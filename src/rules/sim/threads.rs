@@ -45,17 +45,27 @@ impl World {
                 assert!(actor.process.threads.iter().all(Thread::is_idle), "{worker} is told to exit");
                 self.kill(worker);
             }
-            Message::Step(entry) => self.step(worker, entry),
+            Message::Interrupt { seq } => self.on_interrupt(worker, seq),
+            Message::Step(entry, turn) if actor.process.threads[entry as usize].turn == turn => {
+                self.step(worker, entry)
+            }
+            Message::Step(..) => {}
             other => panic!("{other:?} is not for a process"),
         }
     }
 
     fn step_in(&mut self, worker: &WorkerId, entry: u32, delay: u64) {
-        let actor = self.workers.get_mut(worker).expect("a step is of a worker that lives");
-        actor.process.threads[entry as usize].is_awake = true;
         // Not by the socket: a thread does not wait for what is on its way there.
-        let to = Mailbox::Thread(worker.clone(), entry);
-        self.post_in(to, Message::Step(entry), delay);
+        self.step_by(Mailbox::Thread(worker.clone(), entry), worker, entry, delay);
+    }
+
+    pub(super) fn step_by(&mut self, way: Mailbox, worker: &WorkerId, entry: u32, delay: u64) {
+        let actor = self.workers.get_mut(worker).expect("a step is of a worker that lives");
+        let thread = &mut actor.process.threads[entry as usize];
+        thread.is_awake = true;
+        thread.turn += 1;
+        let step = Message::Step(entry, thread.turn);
+        self.post_in(way, step, delay);
     }
 
     /// A message for a thread has come, which it looks at unless a call runs there.
@@ -91,8 +101,8 @@ impl World {
                 }
                 self.run_on(worker, entry);
             }
-            Some(Frame { seq, call, step: Step::Running, .. }) => {
-                if self.wants_callback(call) {
+            Some(Frame { seq, call, step: step @ (Step::Running | Step::Ending), .. }) => {
+                if step == Step::Running && self.wants_callback(call) {
                     let actor = self.workers.get_mut(worker).expect("it was just read");
                     if let Some(top) = actor.process.threads[at].stack.last_mut() {
                         top.step = Step::Waiting;
@@ -152,6 +162,7 @@ impl World {
             thread.stack[at].step = Step::Running;
             if at + 1 == thread.stack.len() && !thread.is_awake {
                 self.run_on(worker, entry);
+                self.strike(worker, entry);
             }
             return;
         }

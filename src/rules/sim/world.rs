@@ -219,7 +219,9 @@ impl World {
             Mailbox::Registry => self.tell_registry(message),
             Mailbox::Session(session) => self.tell_session(session, message),
             Mailbox::Worker(worker) | Mailbox::FromProcess(worker) => self.tell_worker(&worker, message),
-            Mailbox::ToProcess(worker) | Mailbox::Thread(worker, _) => self.tell_process(&worker, message),
+            Mailbox::ToProcess(worker) | Mailbox::Thread(worker, _) | Mailbox::Signals(worker) => {
+                self.tell_process(&worker, message);
+            }
             Mailbox::Nowhere(_) => match message {
                 Message::Client => self.client(),
                 Message::Fault => self.fault(),

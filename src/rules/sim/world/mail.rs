@@ -16,6 +16,8 @@ pub(in crate::rules::sim) enum Mailbox {
     ToProcess(WorkerId),
     FromProcess(WorkerId),
     Thread(WorkerId, u32),
+    /// Signals overtake what is in the socket.
+    Signals(WorkerId),
     /// Nothing keeps these in order.
     Nowhere(u64),
 }
@@ -82,7 +84,11 @@ pub(in crate::rules::sim) enum Message {
     HostReply {
         seq: u64,
     },
-    Step(u32),
+    Interrupt {
+        seq: u64,
+    },
+    /// Of a thread, and which of its turns.
+    Step(u32, u64),
     Reply {
         seq: u64,
         refs: Vec<RefId>,

@@ -1,0 +1,181 @@
+"""The end of calls that nobody wants any more: the host names one in the control page, and sends SIGUSR1.
+
+An exception is raised in that call and in no other, once, and only where it runs in user code: from the
+moment that it is ``running`` until that is taken back. Who waits in the host, or answers, is not running.
+What strikes between the two ends up as the outcome of that very call, wherever it strikes.
+
+With a concurrency of one the handler raises on the thread that it interrupts. With more it runs on the main
+thread, which only receives, and has the exception raised in the thread of the call. In both, a call that
+runs a coroutine is not struck, but its task is cancelled.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import signal
+import threading
+from typing import Any, Protocol, Sequence
+
+from snakebridge_worker.page import FIRST_INTERRUPT, INTERRUPT_WORDS, Page
+
+
+class CallCancelled(BaseException):
+    """The call was cancelled, and has to end: its deadline has passed, or nobody waits for it any more.
+
+    Like ``KeyboardInterrupt`` it is no ``Exception``, so that ``except Exception`` lets it pass.
+    """
+
+    __module__ = "snakebridge"
+
+    def __init__(self, message: str = "the call was cancelled") -> None:
+        super().__init__(message)
+
+
+class Awaited(Protocol):
+    """What is told to end in the place of its call."""
+
+    seq: int
+
+    def cancel(self) -> None: ...
+
+
+class Target:
+    """The call that runs at an entry, for whoever wants to end it."""
+
+    __slots__ = ("running", "deadline", "thread", "awaited", "shielded", "shields", "struck", "_words", "_lock", "_is_aimed")
+
+    def __init__(self, page: Page) -> None:
+        #: The innermost call, while it runs and does not wait. 0: there is none, or it is answered.
+        self.running = 0
+        #: When it is to be over, in nanoseconds of the monotonic clock; 0: at no particular time.
+        self.deadline = 0
+        #: The thread that runs the calls, where another one has the handler.
+        self.thread: int | None = None
+        #: The coroutine that runs, of whichever call.
+        self.awaited: Awaited | None = None
+        #: The call that is in a ``shield``, and how many deep.
+        self.shielded = self.shields = 0
+        #: The last call that was interrupted, which is done once.
+        self.struck = 0
+        self._words = page.words[FIRST_INTERRUPT : FIRST_INTERRUPT + INTERRUPT_WORDS]
+        # Of a kind that the handler, when it interrupts itself, can take twice.
+        self._lock = threading.RLock()
+        self._is_aimed = False
+
+    def is_cancelled(self) -> bool:
+        """Whether the host wants the call that runs to end."""
+        seq = self.running
+        return seq != 0 and self._words[seq % INTERRUPT_WORDS] == seq
+
+    def strike(self) -> None:
+        """Raises CallCancelled in the call that runs if it is interrupted and was not told before. On its thread."""
+        with self._lock:
+            awaited = self._next()
+            if awaited is None:
+                return
+        if awaited is self:
+            raise CallCancelled
+        awaited.cancel()
+
+    def aim(self) -> None:
+        """The same, on another thread: the exception comes between two bytecodes of the call, if that is in time."""
+        with self._lock:
+            awaited = self._next()
+            if awaited is self:
+                self._is_aimed = True
+                _async_exc()(self.thread, CallCancelled)
+            elif awaited is not None:
+                awaited.cancel()
+
+    def leave(self) -> bool:
+        """No call runs for now; whether it was hit in this moment. What is raised on the way out is its own."""
+        if self.thread is None:
+            self.running = 0
+            return False
+        with self._lock:
+            self.running = 0
+        return self._drain()
+
+    def await_in(self, awaited: Awaited | None) -> None:
+        """From now on that is told to end, and its thread is left alone. Raises CallCancelled if it was just hit."""
+        if self.thread is None:
+            self.awaited = awaited
+            return
+        with self._lock:
+            self.awaited = awaited
+        if self._drain():
+            raise CallCancelled
+
+    def shield(self) -> int:
+        """Puts off what would strike the call that runs, which is returned, until ``unshield``."""
+        with self._lock:
+            seq = self.running
+            if self.shielded != seq:
+                self.shielded, self.shields = seq, 0
+            self.shields += 1
+        if self._drain():
+            raise CallCancelled
+        return seq
+
+    def unshield(self, seq: int) -> None:
+        """The end of ``shield``, and of that call if it was put off."""
+        # A generator may be left in another call than that which entered it.
+        if seq and self.shielded == seq:
+            self.shields -= 1
+            if self.running == seq and not self.shields:
+                self.strike()
+
+    def _next(self) -> Any:
+        """Whom to interrupt: the coroutine of the call that runs, or this; None for nobody."""
+        seq = self.running
+        if not seq or self._words[seq % INTERRUPT_WORDS] != seq or self.struck == seq:
+            return None
+        if self.shields and self.shielded == seq:
+            return None
+        self.struck = seq
+        awaited = self.awaited
+        return self if awaited is None or awaited.seq != seq else awaited
+
+    def _drain(self) -> bool:
+        """Takes what was aimed at this thread and has not struck yet; nobody aims any more."""
+        if not self._is_aimed:
+            return False
+        try:
+            self._is_aimed = False
+            # It strikes before the body of a function, at the latest.
+            _pass()
+        except CallCancelled:
+            return True
+        finally:
+            _async_exc()(self.thread, ctypes.py_object())
+        return False
+
+
+def _pass() -> None: ...
+
+
+@functools.lru_cache(None)
+def _async_exc() -> Any:
+    function = ctypes.pythonapi.PyThreadState_SetAsyncExc
+    function.argtypes = (ctypes.c_ulong, ctypes.py_object)
+    return function
+
+
+def listen(targets: Sequence[Target], shared: Any) -> None:
+    """Installs the handler, on the main thread. One target is struck, several are aimed at."""
+    if len(targets) == 1:
+        (target,) = targets
+
+        def handle(*_: Any) -> None:
+            if not shared.forked:
+                target.strike()
+
+    else:
+
+        def handle(*_: Any) -> None:
+            if not shared.forked:
+                for target in targets:
+                    target.aim()
+
+    signal.signal(signal.SIGUSR1, handle)
