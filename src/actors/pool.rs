@@ -13,7 +13,8 @@ pub use reports::{PoolReport, PoolStatus};
 pub(crate) use sessions::{Forget, LeaseReturned, RebuildFailed, Rebuilt, Reset, Submit, Withdrawn};
 pub(crate) use users::{AwaitReady, ClearTaint, Leave, Resize, RestartWorker, Shutdown, TaintWorker};
 pub(crate) use workers::{
-    CallbackBegun, CallbackOver, Died, DistrustWorker, FreeRefs, LeaseOver, PinsMade, StartFailed, Started, TakingBack,
+    CallbackBegun, CallbackOver, Died, DistrustWorker, FreeRefs, LeaseOver, PinsMade, Silence, StartFailed, Started,
+    TakingBack,
 };
 
 use super::registry::Registry;
@@ -80,6 +81,8 @@ struct Member {
     started_at: SystemTime,
     requests: u64,
     taint: Option<Taint>,
+    /// It has left a heartbeat unanswered.
+    is_silent: bool,
 }
 
 /// Each worker numbers its objects in a space of its own, so that no id is ever used twice.
@@ -259,7 +262,8 @@ impl PoolSupervisor {
         };
         let worker = id.clone();
         let addr = WorkerActor::create(move |ctx| WorkerActor::new(worker, link, ids, &config, listeners, ctx));
-        let member = Member { addr, pid: None, started_at: SystemTime::now(), requests: 0, taint: None };
+        let member =
+            Member { addr, pid: None, started_at: SystemTime::now(), requests: 0, taint: None, is_silent: false };
         self.workers.insert(id, member);
     }
 

@@ -16,18 +16,19 @@ pub(crate) use life::{Exited, Forked, Kill, NeverForked, Retire, Stop};
 
 use super::hold::Hold;
 use super::outbox::Outbox;
-use super::pool::{LeaseOver, PinsMade, PoolSupervisor, Started, TaintWorker, TakingBack};
+use super::pool::{LeaseOver, PinsMade, PoolSupervisor, Silence, Started, TaintWorker, TakingBack};
 use super::registry::{RefsMade, Registry};
 use super::request::{Reply, Request};
 use super::session::CameBack;
-use super::timer::{OnTimer, Timer};
+use super::timer::{OnTimer, Timer, epoch};
 use crate::config::{PoolConfig, bounded};
 use crate::error::{ConvertError, Error, Ran, Result};
 use crate::id::{CallId, RefId, WorkerId};
 use crate::observe::{Handled, Journal, Messages, Who};
 use crate::pickle::{self, DecodeError};
 use crate::process::{BlockName, BlockTable, DeathWatch, Exit, First, Lifeline, Link, MESSAGE_LIMIT, Output, Page};
-use crate::rules::lane::{Granted, Lane, LaneAction, Verdict, Why};
+use crate::rules::heartbeat::{HeartAction, Heartbeat};
+use crate::rules::lane::{Begun, Granted, Lane, LaneAction, Verdict, Why};
 use crate::wire::{Body, Ended, FromWorker, PROTOCOL, Place, ToWorker};
 use actix::prelude::*;
 use callbacks::{Callbacks, HostCall};
@@ -58,6 +59,7 @@ pub(crate) struct WorkerActor {
     watch: Option<Arc<DeathWatch>>,
     exit_seen: bool,
     lane: Lane,
+    heart: Heartbeat,
     requests: BTreeMap<CallId, Box<Request>>,
     callbacks: Callbacks,
     inbox: Vec<u8>,
@@ -73,6 +75,8 @@ pub(crate) struct WorkerActor {
     start_failure: Option<String>,
     /// What it did that it must not, if that is why it is being killed.
     violation: Option<Arc<str>>,
+    /// Why it is being killed, if its exit would not say.
+    killed_for: Option<String>,
     pool: Addr<PoolSupervisor>,
     registry: Addr<Registry>,
     journal: Journal,
@@ -123,6 +127,7 @@ impl WorkerActor {
             watch: None,
             exit_seen: false,
             lane: Lane::new(config.concurrency, bounded(config.cancel_grace)),
+            heart: Heartbeat::new(config.heartbeat_interval(), epoch()),
             requests: BTreeMap::new(),
             callbacks: Callbacks::default(),
             inbox: vec![0; MESSAGE_LIMIT],
@@ -133,6 +138,7 @@ impl WorkerActor {
             exit: None,
             start_failure: None,
             violation: None,
+            killed_for: None,
             pool,
             registry,
             journal,
@@ -160,8 +166,47 @@ impl WorkerActor {
         self.kill();
     }
 
-    /// Carries out what the lane has decided.
+    /// Kills it for a reason that its exit would not say.
+    fn kill_for(&mut self, cause: String) {
+        tracing::warn!(target: "snakebridge::worker", worker = %self.id, cause, "killing a worker");
+        self.killed_for.get_or_insert(cause);
+        self.kill();
+    }
+
+    /// Which calls have begun, by entry, as the page says.
+    fn begun(&self) -> Vec<Begun> {
+        let begun = |entry| Begun { plain: self.page.begun(entry), nested: self.page.begun_nested(entry) };
+        (0..self.page.entries()).map(begun).collect()
+    }
+
+    fn beat(&mut self, now: Instant) {
+        if self.heart.is_due(now) {
+            let runs = self.lane.due() > 0 && self.lane.is_running(&self.begun());
+            self.heart.handle_timeout(runs, now);
+        }
+    }
+
+    fn perform_heart(&mut self) {
+        while let Some(action) = self.heart.poll_action() {
+            match action {
+                HeartAction::Ping => self.outbox.ping(&self.page),
+                HeartAction::Silent | HeartAction::Heard => {
+                    let is_silent = action == HeartAction::Silent;
+                    self.note_silence(if is_silent { "does not answer" } else { "heard again" });
+                    self.pool.do_send(Silence { worker: self.id.clone(), is_silent });
+                }
+                HeartAction::Kill { silent_for } => {
+                    let cause = format!("no heartbeat for {silent_for:?}");
+                    self.note_silence(&format!("killed: {cause}"));
+                    self.kill_for(cause);
+                }
+            }
+        }
+    }
+
+    /// Carries out what the lane and the heartbeat have decided.
     fn perform(&mut self) {
+        self.perform_heart();
         while let Some(action) = self.lane.poll_action() {
             match action {
                 LaneAction::Revoke { seq, entry, nested } => {
@@ -210,7 +255,8 @@ impl WorkerActor {
             Phase::Exited { judged_by } => Some(judged_by),
             Phase::Starting | Phase::Serving | Phase::Judged => None,
         };
-        self.timer.set([self.lane.poll_timeout(), judged_by].into_iter().flatten().min());
+        let next = [self.lane.poll_timeout(), self.heart.poll_timeout(), judged_by];
+        self.timer.set(next.into_iter().flatten().min());
     }
 
     fn answer(&mut self, call: CallId, verdict: Verdict) {
@@ -286,6 +332,7 @@ impl WorkerActor {
                 self.journal.note(Handled::Hello, None, None, || "takes calls");
                 self.phase = Phase::Serving;
                 self.greeted = true;
+                self.heart.start(Instant::now());
                 self.tell_started();
                 Ok(())
             }
@@ -306,6 +353,7 @@ impl WorkerActor {
                 self.note_passed(seq);
                 self.lane.handle_passed(seq).map_err(|violation| format!("{violation:?}"))
             }
+            FromWorker::Pong => self.heart.handle_pong().map_err(|unasked| format!("{unasked:?}")),
             FromWorker::HostCall { seq, function, body, released, refs } => {
                 for index in released {
                     self.outbox.on_released(index).map_err(|bad| bad.to_string())?;
@@ -462,7 +510,9 @@ impl WorkerActor {
 
     /// Whether the worker has one message to send and no more: a call whose answer may come in parts sends several.
     fn is_one_message_due(&self) -> bool {
-        self.lane.due() == 1 && self.requests.values().all(|request| !request.promise.comes_in_parts())
+        self.lane.due() == 1
+            && !self.heart.is_waiting()
+            && self.requests.values().all(|request| !request.promise.comes_in_parts())
     }
 
     /// Takes one message in; `false` if there is none, or will be none.
@@ -480,7 +530,9 @@ impl WorkerActor {
                 false
             }
             Poll::Ready(Ok(length)) => {
-                self.polling.on_received(Instant::now());
+                let now = Instant::now();
+                self.polling.on_received(now);
+                self.heart.handle_heard(now);
                 self.on_message(length, ctx);
                 true
             }
@@ -502,6 +554,7 @@ impl OnTimer for WorkerActor {
     fn on_timer(&mut self, _: &mut Context<Self>) {
         let now = Instant::now();
         self.lane.handle_timeout(now);
+        self.beat(now);
         self.journal.note(Handled::CallAlarm, None, None, || "deadlines looked at");
         if let Phase::Exited { judged_by } = self.phase
             && judged_by <= now

@@ -107,6 +107,7 @@ keys! {
     shutdown_grace: Time,
     retire_grace: Time,
     start_timeout: Time,
+    heartbeat: Time,
     python: Maybe<Path>,
     venv: Maybe<Path>,
     python_path: List<Path>,

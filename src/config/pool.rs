@@ -1,6 +1,6 @@
 //! The configuration of one pool.
 
-use super::{Affinity, OnWorkerLost};
+use super::{Affinity, FOREVER, OnWorkerLost};
 use crate::error::{Error, Result};
 use crate::id::PoolName;
 use serde::{Deserialize, Serialize};
@@ -44,6 +44,7 @@ pub struct PoolConfig {
     pub(crate) shutdown_grace: Duration,
     pub(crate) retire_grace: Duration,
     pub(crate) start_timeout: Duration,
+    pub(crate) heartbeat: Duration,
     pub(crate) python: Option<PathBuf>,
     pub(crate) venv: Option<PathBuf>,
     pub(crate) python_path: Vec<PathBuf>,
@@ -75,6 +76,7 @@ impl PoolConfig {
             shutdown_grace: Duration::from_secs(5),
             retire_grace: Duration::from_secs(60),
             start_timeout: Duration::from_secs(60),
+            heartbeat: Duration::from_secs(2),
             python: None,
             venv: None,
             python_path: Vec::new(),
@@ -171,6 +173,16 @@ impl PoolConfig {
         self
     }
 
+    /// How often a worker in which no call runs is asked whether it answers. Default: 2 s; silent for three
+    /// times as long it is killed and replaced. `Duration::MAX`: never.
+    ///
+    /// A shorter one finds a worker that is stuck between calls sooner, and costs more wake-ups of an idle
+    /// bridge. Finalizers count: one that takes so long while no call runs ends its worker.
+    pub fn heartbeat(mut self, interval: Duration) -> Self {
+        self.heartbeat = interval;
+        self
+    }
+
     /// The interpreter, CPython 3.10 or later. Default: `SNAKEBRIDGE_PYTHON`, `VIRTUAL_ENV`,
     /// `./.venv`, `python3`, whichever is first. The first that is named must do.
     pub fn python(mut self, path: impl Into<PathBuf>) -> Self {
@@ -247,6 +259,11 @@ impl PoolConfig {
         self
     }
 
+    /// How often workers are asked whether they answer; none: never.
+    pub(crate) fn heartbeat_interval(&self) -> Option<Duration> {
+        (self.heartbeat < FOREVER).then_some(self.heartbeat)
+    }
+
     /// The restart budget in force.
     pub(crate) fn budget(&self) -> (usize, Duration) {
         self.restart_budget.unwrap_or((10.max(2 * self.size), Duration::from_secs(60)))
@@ -269,6 +286,9 @@ impl PoolConfig {
         if self.concurrency > MAX_CONCURRENCY {
             return wrong("concurrency is above 32");
         }
+        if self.heartbeat < SHORTEST_HEARTBEAT {
+            return wrong("heartbeat is below 10 ms");
+        }
         if let Some(init) = &self.init
             && init.split_once(':').is_none_or(|(module, function)| module.is_empty() || function.is_empty())
         {
@@ -277,6 +297,9 @@ impl PoolConfig {
         Ok(())
     }
 }
+
+/// What is asked more often than a busy machine can answer kills those that are well.
+const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(10);
 
 /// One entry of the control page per concurrent call has to fit in it.
 pub(crate) const MAX_CONCURRENCY: usize = 32;

@@ -138,6 +138,14 @@ struct InFlight {
     stage: Stage,
 }
 
+impl InFlight {
+    fn has_begun(&self, seq: u64, begun: &[Begun]) -> bool {
+        let begun = begun.get(self.entry as usize).copied().unwrap_or_default();
+        let word = if self.nested { begun.nested } else { begun.plain };
+        word >= seq
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Sent,
@@ -369,8 +377,7 @@ impl Lane {
     pub(crate) fn handle_exit(&mut self, begun: &[Begun]) -> Death {
         let mut death = Death::default();
         for (seq, call) in std::mem::take(&mut self.open) {
-            let begun = begun.get(call.entry as usize).copied().unwrap_or_default();
-            let began = if call.nested { begun.nested } else { begun.plain } >= seq;
+            let began = call.has_begun(seq, begun);
             match call.stage {
                 // Its body went back when it was taken back.
                 Stage::Revoked(Wish::Pool) => {}
@@ -407,6 +414,14 @@ impl Lane {
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Whether a call runs in the worker, waiting for a callback included; `begun` are the page's words, by entry.
+    pub(crate) fn is_running(&self, begun: &[Begun]) -> bool {
+        self.open.iter().any(|(seq, call)| match call.stage {
+            Stage::Revoked(_) => false,
+            Stage::Sent | Stage::Revoking(_) | Stage::Kept | Stage::Overdue { .. } => call.has_begun(*seq, begun),
+        })
     }
 
     /// Whether that call never begins, and the worker has yet to pass it.

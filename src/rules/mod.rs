@@ -18,6 +18,7 @@ macro_rules! reach {
 }
 
 pub(crate) mod address;
+pub(crate) mod heartbeat;
 pub(crate) mod lane;
 pub(crate) mod pool;
 pub(crate) mod refs;

@@ -8,6 +8,7 @@ mod callbacks;
 mod contexts;
 mod endings;
 mod failures;
+mod heartbeat;
 mod input;
 mod namespaces;
 mod observing;

@@ -7,7 +7,6 @@ use crate::actors::pool::{Died, StartFailed, TakingBack};
 use crate::actors::registry::WorkerLost;
 use crate::error::{Crash, Error, Ran};
 use crate::process::Exit;
-use crate::rules::lane::Begun;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,10 +33,9 @@ impl WorkerActor {
         self.phase = Phase::Judged;
         self.watch = None;
         self.kill();
+        self.heart.stop();
         self.callbacks.drop_all();
-        let begun = |entry| Begun { plain: self.page.begun(entry), nested: self.page.begun_nested(entry) };
-        let begun: Vec<Begun> = (0..self.page.entries()).map(begun).collect();
-        let death = self.lane.handle_exit(&begun);
+        let death = self.lane.handle_exit(&self.begun());
         let stderr = self.output.stderr_tail();
         self.note_death(exit, &death);
         for call in &death.returned {
@@ -45,10 +43,11 @@ impl WorkerActor {
                 self.send_back(request);
             }
         }
-        let cause = match &self.violation {
-            Some(what) => format!("killed, it broke the protocol: {what}"),
-            None if starting => format!("it ended while it started: {exit}\n{stderr}").trim_end().to_owned(),
-            None => exit.to_string(),
+        let cause = match (&self.violation, &self.killed_for) {
+            (Some(what), _) => format!("killed, it broke the protocol: {what}"),
+            (None, Some(cause)) => cause.clone(),
+            (None, None) if starting => format!("it ended while it started: {exit}\n{stderr}").trim_end().to_owned(),
+            (None, None) => exit.to_string(),
         };
         if let Some(cause) = self.start_failure.take() {
             self.pool.do_send(StartFailed { worker: self.id.clone(), cause, permanent: true });

@@ -39,6 +39,10 @@ impl WorkerActor {
         self.journal.note(Handled::Overran, Some(call), session, || "killed: it does not end");
     }
 
+    pub(super) fn note_silence(&self, what: &str) {
+        self.journal.note(Handled::Silence, None, None, || what.to_owned());
+    }
+
     pub(super) fn note_host_call(&self, seq: u64, what: &'static str) {
         self.note_of_open(Handled::HostCall, seq, what);
     }

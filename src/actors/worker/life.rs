@@ -20,6 +20,7 @@ impl Handler<Stop> for WorkerActor {
 
     fn handle(&mut self, _: Stop, _: &mut Context<Self>) {
         self.journal.note(Handled::Stop, None, None, || "told");
+        self.heart.stop();
         self.outbox.send(|_| ToWorker::Stop, &self.page);
     }
 }

@@ -52,6 +52,7 @@ messages! {
         StartFailed = "start failed",
         Died = "died",
         DistrustWorker = "distrust worker",
+        SilenceTold = "silence told",
         // To a worker, from its pool, the kernel and the process itself.
         Forked = "forked",
         NeverForked = "never forked",
@@ -61,6 +62,7 @@ messages! {
         Kill = "kill",
         Distrust = "distrust",
         Overran = "overran",
+        Silence = "heartbeat",
         Closed = "socket closed",
         ExitSeen = "exit seen",
         Exited = "exited",

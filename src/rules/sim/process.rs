@@ -1,5 +1,6 @@
 //! A simulated worker process: threads that take calls in order, a page, objects.
 
+use super::world::Message;
 use crate::id::{CallId, RefId};
 use crate::rules::lane::Begun;
 use std::collections::{BTreeSet, VecDeque};
@@ -14,6 +15,11 @@ pub(super) struct Process {
     pub(super) objects: BTreeSet<RefId>,
     /// The sessions whose namespace was made there.
     pub(super) namespaces: BTreeSet<u64>,
+    /// By a signal: it does nothing until it is continued, and `held` is what it does then.
+    pub(super) is_stopped: bool,
+    pub(super) held: VecDeque<Message>,
+    /// To be answered once the calls before them are over.
+    pub(super) pings: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +91,9 @@ impl Process {
             revoked: BTreeSet::new(),
             objects: BTreeSet::new(),
             namespaces: BTreeSet::new(),
+            is_stopped: false,
+            held: VecDeque::new(),
+            pings: 0,
         }
     }
 }

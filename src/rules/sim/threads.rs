@@ -24,7 +24,20 @@ impl World {
         let Some(actor) = self.workers.get_mut(worker).filter(|actor| actor.process.life == Life::Alive) else {
             return;
         };
+        if actor.process.is_stopped && !matches!(message, Message::Continue) {
+            return actor.process.held.push_back(message);
+        }
         match message {
+            Message::Continue => {
+                actor.process.is_stopped = false;
+                for message in std::mem::take(&mut actor.process.held) {
+                    self.tell_process(worker, message);
+                }
+            }
+            Message::Ping => {
+                actor.process.pings += 1;
+                self.answer_pings(worker);
+            }
             Message::Run { seq, entry, nested, call } => {
                 let thread = &mut actor.process.threads[entry as usize];
                 let waiting = if nested { &mut thread.nested } else { &mut thread.inbox };
@@ -47,6 +60,17 @@ impl World {
             }
             Message::Step(entry) => self.step(worker, entry),
             other => panic!("{other:?} is not for a process"),
+        }
+    }
+
+    /// One thread answers between calls; with more there is one that does nothing else.
+    fn answer_pings(&mut self, worker: &WorkerId) {
+        let Some(actor) = self.workers.get_mut(worker) else { return };
+        let threads = &actor.process.threads;
+        if threads.len() > 1 || !threads[0].is_awake {
+            for _ in 0..std::mem::take(&mut actor.process.pings) {
+                self.post(Mailbox::FromProcess(worker.clone()), Message::Pong);
+            }
         }
     }
 
@@ -75,6 +99,8 @@ impl World {
             None | Some(Frame { step: Step::Waiting, .. }) => {
                 if let Some((seq, call, nested)) = thread.take_next() {
                     self.begin(worker, entry, seq, call, nested);
+                } else {
+                    self.answer_pings(worker);
                 }
             }
             Some(Frame { seq, step: Step::Begun, .. }) if actor.process.revoked.remove(&seq) => {

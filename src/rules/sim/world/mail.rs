@@ -83,6 +83,10 @@ pub(in crate::rules::sim) enum Message {
         seq: u64,
     },
     Step(u32),
+    Ping,
+    Pong,
+    /// A process that was stopped goes on.
+    Continue,
     Reply {
         seq: u64,
         refs: Vec<RefId>,
@@ -102,4 +106,5 @@ pub(in crate::rules::sim) enum Message {
 
     Client,
     Fault,
+    ContinueOf(WorkerId),
 }

@@ -3,6 +3,7 @@
 use super::{Mailbox, Message, World, micros};
 use crate::event::{EndReason, Fact};
 use crate::id::{SessionKey, WorkerId};
+use crate::rules::heartbeat::Heartbeat;
 use crate::rules::pool::{Action, Refusal};
 use crate::rules::refs::RefAction;
 use crate::rules::session::SessionAction;
@@ -121,7 +122,8 @@ impl World {
         if worker.generation() > 1 && self.pool.degraded().is_none() {
             self.witness.restarted(self.budget, self.now);
         }
-        self.workers.insert(worker.clone(), WorkerActor::new(self.concurrency, self.cancel_grace));
+        let heart = Heartbeat::new(Some(self.heartbeat), self.epoch);
+        self.workers.insert(worker.clone(), WorkerActor::new(self.concurrency, self.cancel_grace, heart));
         let delay = self.random.between(100, 4_000);
         self.post_in(Mailbox::FromProcess(worker), Message::Spawned, delay);
     }
