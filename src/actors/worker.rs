@@ -16,7 +16,7 @@ pub(crate) use life::{Exited, Forked, Kill, NeverForked, Retire, Stop};
 
 use super::hold::Hold;
 use super::outbox::Outbox;
-use super::pool::{LeaseOver, PinsMade, PoolSupervisor, Silence, Started, TaintWorker, TakingBack};
+use super::pool::{LeaseOver, PinsMade, PoolSupervisor, RenewWorker, Silence, Started, TaintWorker, TakingBack};
 use super::registry::{RefsMade, Registry};
 use super::request::{Reply, Request};
 use super::session::CameBack;
@@ -26,9 +26,12 @@ use crate::error::{ConvertError, Error, Ran, Result};
 use crate::id::{CallId, RefId, WorkerId};
 use crate::observe::{Handled, Journal, Messages, Who};
 use crate::pickle::{self, DecodeError};
-use crate::process::{BlockName, BlockTable, DeathWatch, Exit, First, Lifeline, Link, MESSAGE_LIMIT, Output, Page};
+use crate::process::{
+    BlockName, BlockTable, DeathWatch, Exit, First, Lifeline, Link, MESSAGE_LIMIT, Output, Page, Residency,
+};
 use crate::rules::heartbeat::{HeartAction, Heartbeat};
 use crate::rules::lane::{Begun, Granted, Lane, LaneAction, Verdict, Why};
+use crate::rules::memory::{Memory, MemoryAction};
 use crate::wire::{Body, Ended, FromWorker, PROTOCOL, Place, ToWorker};
 use actix::prelude::*;
 use callbacks::{Callbacks, HostCall};
@@ -60,6 +63,9 @@ pub(crate) struct WorkerActor {
     exit_seen: bool,
     lane: Lane,
     heart: Heartbeat,
+    memory: Memory,
+    /// Where its memory is limited, and its process is there.
+    residency: Option<Residency>,
     requests: BTreeMap<CallId, Box<Request>>,
     callbacks: Callbacks,
     inbox: Vec<u8>,
@@ -128,6 +134,8 @@ impl WorkerActor {
             exit_seen: false,
             lane: Lane::new(config.concurrency, bounded(config.cancel_grace)),
             heart: Heartbeat::new(config.heartbeat_interval(), epoch()),
+            memory: Memory::new(config.into(), epoch()),
+            residency: None,
             requests: BTreeMap::new(),
             callbacks: Callbacks::default(),
             inbox: vec![0; MESSAGE_LIMIT],
@@ -180,9 +188,33 @@ impl WorkerActor {
     }
 
     fn beat(&mut self, now: Instant) {
-        if self.heart.is_due(now) {
+        let is_due = self.heart.is_due(now);
+        if is_due {
             let runs = self.lane.due() > 0 && self.lane.is_running(&self.begun());
             self.heart.handle_timeout(runs, now);
+        }
+        if (is_due || self.memory.is_due(now))
+            && let Some(residency) = &self.residency
+        {
+            self.memory.handle_resident(residency.bytes());
+        }
+    }
+
+    fn perform_memory(&mut self) {
+        while let Some(action) = self.memory.poll_action() {
+            match action {
+                MemoryAction::Renew { reason } => {
+                    self.note_memory(&reason);
+                    self.pool.do_send(RenewWorker { worker: self.id.clone(), reason });
+                }
+                MemoryAction::Kill { cause } => {
+                    self.note_memory(&format!("killed: {cause}"));
+                    self.kill_for(cause);
+                }
+            }
+        }
+        if self.residency.is_some() {
+            self.memory.handle_calls(self.lane.due() > 0, Instant::now());
         }
     }
 
@@ -204,9 +236,10 @@ impl WorkerActor {
         }
     }
 
-    /// Carries out what the lane and the heartbeat have decided.
+    /// Carries out what the rules have decided.
     fn perform(&mut self) {
         self.perform_heart();
+        self.perform_memory();
         while let Some(action) = self.lane.poll_action() {
             match action {
                 LaneAction::Revoke { seq, entry, nested } => {
@@ -255,7 +288,7 @@ impl WorkerActor {
             Phase::Exited { judged_by } => Some(judged_by),
             Phase::Starting | Phase::Serving | Phase::Judged => None,
         };
-        let next = [self.lane.poll_timeout(), self.heart.poll_timeout(), judged_by];
+        let next = [self.lane.poll_timeout(), self.heart.poll_timeout(), self.memory.poll_timeout(), judged_by];
         self.timer.set(next.into_iter().flatten().min());
     }
 

@@ -20,6 +20,7 @@ macro_rules! reach {
 pub(crate) mod address;
 pub(crate) mod heartbeat;
 pub(crate) mod lane;
+pub(crate) mod memory;
 pub(crate) mod pool;
 pub(crate) mod refs;
 pub(crate) mod restart;
@@ -78,6 +79,7 @@ mod tests {
         OWN.iter().chain(STD).chain(CHILDREN).any(|root| is_of(root))
     }
 
-    const CHILDREN: &[&str] =
-        &["action", "call", "check", "observe", "queue", "session", "slot", "ticket", "timer", "worker", "world"];
+    const CHILDREN: &[&str] = &[
+        "action", "call", "check", "observe", "queue", "renew", "session", "slot", "ticket", "timer", "worker", "world",
+    ];
 }

@@ -15,6 +15,7 @@ mod observing;
 mod on_home;
 mod queue;
 mod reference;
+mod retiring;
 mod sessions;
 mod stream_traps;
 mod streams;

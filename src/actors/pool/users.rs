@@ -59,31 +59,35 @@ pub(crate) struct RestartWorker {
 }
 
 impl Handler<RestartWorker> for PoolSupervisor {
-    type Result = Result<()>;
+    type Result = ResponseFuture<Result<()>>;
 
-    fn handle(&mut self, restart: RestartWorker, ctx: &mut Context<Self>) -> Result<()> {
+    fn handle(&mut self, restart: RestartWorker, ctx: &mut Context<Self>) -> ResponseFuture<Result<()>> {
         self.hear_of_worker(Handled::Restart, &restart.worker);
         let outcome = self.rules.restart_worker(&restart.worker, Instant::now());
         self.perform(ctx);
-        known(outcome)
+        match known(outcome) {
+            Ok(()) => self.settled(),
+            Err(unknown) => Box::pin(async { Err(unknown) }),
+        }
     }
 }
 
 /// Have another number of workers.
 #[derive(Message)]
-#[rtype(result = "()")]
+#[rtype(result = "Result<()>")]
 pub(crate) struct Resize {
     pub(crate) size: usize,
 }
 
 impl Handler<Resize> for PoolSupervisor {
-    type Result = ();
+    type Result = ResponseFuture<Result<()>>;
 
-    fn handle(&mut self, Resize { size }: Resize, ctx: &mut Context<Self>) {
+    fn handle(&mut self, Resize { size }: Resize, ctx: &mut Context<Self>) -> ResponseFuture<Result<()>> {
         self.hear(Handled::Resize);
         self.size = size;
         self.rules.resize(size, Instant::now());
         self.perform(ctx);
+        self.settled()
     }
 }
 

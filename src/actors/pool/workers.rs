@@ -193,6 +193,24 @@ impl Handler<Silence> for PoolSupervisor {
     }
 }
 
+/// It has too much memory.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct RenewWorker {
+    pub(crate) worker: WorkerId,
+    pub(crate) reason: String,
+}
+
+impl Handler<RenewWorker> for PoolSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, RenewWorker { worker, reason }: RenewWorker, ctx: &mut Context<Self>) {
+        self.hear_of_worker(Handled::Renew, &worker);
+        self.rules.renew(&worker, reason, Instant::now());
+        self.perform(ctx);
+    }
+}
+
 /// The decoder has found that it writes what no worker of ours writes.
 #[derive(Message)]
 #[rtype(result = "()")]

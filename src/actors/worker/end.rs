@@ -34,6 +34,7 @@ impl WorkerActor {
         self.watch = None;
         self.kill();
         self.heart.stop();
+        self.residency = None;
         self.callbacks.drop_all();
         let death = self.lane.handle_exit(&self.begun());
         let stderr = self.output.stderr_tail();

@@ -43,6 +43,10 @@ impl WorkerActor {
         self.journal.note(Handled::Silence, None, None, || what.to_owned());
     }
 
+    pub(super) fn note_memory(&self, what: &str) {
+        self.journal.note(Handled::Memory, None, None, || what.to_owned());
+    }
+
     pub(super) fn note_host_call(&self, seq: u64, what: &'static str) {
         self.note_of_open(Handled::HostCall, seq, what);
     }

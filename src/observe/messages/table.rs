@@ -37,6 +37,7 @@ messages! {
         ClearTaint = "clear taint",
         Restart = "restart worker",
         Resize = "resize",
+        Reload = "reload",
         AwaitReady = "await ready",
         Shutdown = "shutdown",
         Leave = "leave",
@@ -53,6 +54,7 @@ messages! {
         Died = "died",
         DistrustWorker = "distrust worker",
         SilenceTold = "silence told",
+        Renew = "renew worker",
         // To a worker, from its pool, the kernel and the process itself.
         Forked = "forked",
         NeverForked = "never forked",
@@ -63,6 +65,7 @@ messages! {
         Distrust = "distrust",
         Overran = "overran",
         Silence = "heartbeat",
+        Memory = "memory",
         Closed = "socket closed",
         ExitSeen = "exit seen",
         Exited = "exited",

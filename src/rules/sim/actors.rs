@@ -406,10 +406,7 @@ impl World {
                 HeartAction::Silent => reach::hit("silent".into()),
                 HeartAction::Heard => reach::hit("silent, and heard again".into()),
                 HeartAction::Kill { .. } => {
-                    let process = &self.workers[worker].process;
-                    assert!(process.is_stopped || process.life == Life::Dead, "{worker} is killed, and it answers");
-                    let runs = process.threads.iter().any(|thread| !thread.stack.is_empty());
-                    assert!(!runs || process.life == Life::Dead, "{worker} is killed while a call runs in it");
+                    self.workers[worker].process.assert_silent(worker, self.now);
                     reach::hit("killed, it did not answer".into());
                     self.kill(worker);
                 }

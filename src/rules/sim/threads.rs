@@ -29,7 +29,9 @@ impl World {
         }
         match message {
             Message::Continue => {
-                actor.process.is_stopped = false;
+                if std::mem::replace(&mut actor.process.is_stopped, false) {
+                    actor.process.continued_at = Some(self.now);
+                }
                 for message in std::mem::take(&mut actor.process.held) {
                     self.tell_process(worker, message);
                 }

@@ -52,6 +52,7 @@ pub(super) struct World {
     last_session: u64,
     clients_left: u64,
     is_stopped: bool,
+    renewed: Option<WorkerId>,
     /// Every step is checked, not one in `AUDITED_STEPS`.
     is_audited: bool,
     steps: u64,
@@ -120,6 +121,12 @@ impl World {
             .retire_grace(micros(random.between(1_000, 20_000)))
             .shutdown_grace(micros(random.between(1_000, 20_000)))
             .start_timeout(micros(10_000));
+        if random.one_in(4) {
+            config = config.max_requests(random.between(1, 20) as usize);
+        }
+        if random.one_in(4) {
+            config = config.max_age(micros(random.between(3_000, 40_000)));
+        }
         let rehomes = random.one_in(4);
         if rehomes {
             config = config.on_worker_lost(OnWorkerLost::Rehome);
@@ -162,6 +169,7 @@ impl World {
             last_session: 0,
             clients_left,
             is_stopped: false,
+            renewed: None,
             is_audited: seed.is_multiple_of(8),
             steps: 0,
             trace: 0xCBF2_9CE4_8422_2325,

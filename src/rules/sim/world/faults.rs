@@ -12,6 +12,7 @@ use crate::rules::sim::reach;
 pub(in crate::rules::sim) struct Faults {
     kills: bool,
     stops: bool,
+    renewals: bool,
     pub(in crate::rules::sim) failed_starts: bool,
     pub(super) taints: bool,
     restarts: bool,
@@ -41,6 +42,7 @@ impl Faults {
             patience,
             kills: fault(2),
             stops: fault(3),
+            renewals: fault(3),
             failed_starts: fault(3),
             taints: fault(2),
             restarts: fault(3),
@@ -65,7 +67,7 @@ impl World {
         self.post_in(Mailbox::Nowhere(1), Message::Fault, pause);
         let workers: Vec<WorkerId> = self.workers.keys().cloned().collect();
         let Some(worker) = self.random.pick(&workers).cloned() else { return };
-        match self.random.below(9) {
+        match self.random.below(10) {
             0 | 1 if self.faults.kills => {
                 self.kill(&worker);
                 if self.faults.give_ups && self.random.one_in(2) {
@@ -73,6 +75,7 @@ impl World {
                 }
             }
             8 if self.faults.stops => self.stop(&worker),
+            9 if self.faults.renewals => self.post(Mailbox::Pool, Message::Renew(worker)),
             2 if self.faults.taints => {
                 let how_long = micros(self.random.below(10_000));
                 let resident = self.users.values().find(|user| self.pool.home(&user.key).as_ref() == Some(&worker));
@@ -84,6 +87,7 @@ impl World {
                 }
             }
             3 if self.faults.taints => self.post(Mailbox::Pool, Message::ClearTaint(worker)),
+            4 if self.faults.restarts && self.random.one_in(4) => self.post(Mailbox::Pool, Message::Reload),
             4 if self.faults.restarts => self.post(Mailbox::Pool, Message::Restart(worker)),
             5 if self.faults.resizes => {
                 let size = self.random.between(1, 4) as usize;

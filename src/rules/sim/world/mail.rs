@@ -40,6 +40,8 @@ pub(in crate::rules::sim) enum Message {
     Taint(WorkerId, Duration),
     ClearTaint(WorkerId),
     Restart(WorkerId),
+    Renew(WorkerId),
+    Reload,
     Resize(usize),
     ZygoteLost,
     Reset(SessionKey),
