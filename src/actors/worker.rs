@@ -473,6 +473,10 @@ impl WorkerActor {
             }
             Ended::Raised | Ended::NoSuchRef | Ended::Unsendable | Ended::Part => {
                 let error = self.failure(ended, &body, &hold).map_err(|error| format!("{error:?}"))?;
+                // Before the pool can send it another call.
+                if let Some(taint) = error.python().and_then(|raised| TaintWorker::for_raised(&self.id, raised)) {
+                    self.pool.do_send(taint);
+                }
                 self.lease_over(call, 0);
                 Err(error)
             }

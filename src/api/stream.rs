@@ -2,8 +2,9 @@
 
 use super::call::{Call, CallFuture, Progress};
 use crate::actors::hold::Hold;
+use crate::actors::pool::TaintWorker;
 use crate::actors::scope;
-use crate::error::{Crash, Error, Ran, Result};
+use crate::error::{Crash, Error, PythonError, Ran, Result};
 use crate::id::WorkerId;
 use crate::pickle::{Batch, BatchEnd};
 use crate::value::PyRef;
@@ -121,6 +122,15 @@ impl<T: DeserializeOwned + Send + 'static> Source<T> {
         self.fetching.as_mut()
     }
 
+    /// The worker may be broken.
+    fn taint_for(&self, worker: &WorkerId, error: &PythonError) {
+        if let Some(taint) = TaintWorker::for_raised(worker, error)
+            && let Some(pool) = self.hold.life.core.pools.get(worker.pool())
+        {
+            pool.addr.do_send(taint);
+        }
+    }
+
     fn learn(&mut self, batch: &Batch<T>) {
         let got = batch.items.len();
         self.item_bytes = batch.bytes.checked_div(got).unwrap_or(0);
@@ -175,6 +185,7 @@ impl<T: DeserializeOwned + Send + 'static> Stream for PyStream<T> {
                         BatchEnd::More => {}
                         BatchEnd::End => this.source = None,
                         BatchEnd::Raised(error) => {
+                            source.taint_for(&this.worker, &error);
                             this.source = None;
                             this.ready.push_back(Err(Error::Python(Arc::new(error))));
                         }

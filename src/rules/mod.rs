@@ -21,6 +21,7 @@ pub(crate) mod address;
 pub(crate) mod heartbeat;
 pub(crate) mod lane;
 pub(crate) mod memory;
+pub(crate) mod poison;
 pub(crate) mod pool;
 pub(crate) mod refs;
 pub(crate) mod restart;

@@ -1,9 +1,10 @@
 //! What users want of a pool.
 
 use super::PoolSupervisor;
-use crate::error::{Error, Result};
+use crate::error::{Error, PythonError, Result};
 use crate::id::WorkerId;
 use crate::observe::Handled;
+use crate::rules::poison::{POISONED_FOR, poison};
 use crate::rules::pool::UnknownWorker;
 use actix::prelude::*;
 use std::time::{Duration, Instant};
@@ -16,6 +17,14 @@ pub(crate) struct TaintWorker {
     pub(crate) worker: WorkerId,
     pub(crate) how_long: Duration,
     pub(crate) reason: String,
+}
+
+impl TaintWorker {
+    /// Of a worker whose call has raised what says that it is broken.
+    pub(crate) fn for_raised(worker: &WorkerId, error: &PythonError) -> Option<Self> {
+        let reason = poison(error.module(), error.type_name(), error.message())?;
+        Some(Self { worker: worker.clone(), how_long: POISONED_FOR, reason })
+    }
 }
 
 fn known(outcome: Result<(), UnknownWorker>) -> Result<()> {
