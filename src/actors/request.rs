@@ -8,6 +8,7 @@ use crate::error::{Error, Ran, Result};
 use crate::id::{CallId, PoolName, RefId, WorkerId};
 use crate::observe::{End, Witness};
 use crate::pickle::{Budget, DecodeError};
+use crate::rules::lane::Sent;
 use crate::rules::pool::{Purpose, Ticket};
 use crate::value::{Callback, PyRef, RefOwner, RefSource};
 use actix::Addr;
@@ -41,6 +42,8 @@ pub(crate) struct Request {
     pub(crate) callbacks: Vec<Callback>,
     pub(crate) hold: Arc<Hold>,
     pub(crate) promise: Promise,
+    /// When and how it was sent to the worker that has it.
+    pub(crate) sent: Option<(Instant, Sent)>,
 }
 
 impl Request {

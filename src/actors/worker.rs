@@ -30,7 +30,7 @@ use crate::process::{
     BlockName, BlockTable, DeathWatch, Exit, First, Lifeline, Link, MESSAGE_LIMIT, Output, Page, Residency,
 };
 use crate::rules::heartbeat::{HeartAction, Heartbeat};
-use crate::rules::lane::{Begun, Granted, Lane, LaneAction, Verdict, Why};
+use crate::rules::lane::{Begun, Granted, Lane, LaneAction, Sent, Verdict, Why};
 use crate::rules::memory::{Memory, MemoryAction};
 use crate::wire::{Body, Ended, FromWorker, PROTOCOL, Place, ToWorker};
 use actix::prelude::*;
@@ -67,6 +67,8 @@ pub(crate) struct WorkerActor {
     /// Where its memory is limited, and its process is there.
     residency: Option<Residency>,
     requests: BTreeMap<CallId, Box<Request>>,
+    /// When each entry last answered a call that did not run on top of another.
+    answered_at: Vec<Instant>,
     callbacks: Callbacks,
     inbox: Vec<u8>,
     phase: Phase,
@@ -137,6 +139,7 @@ impl WorkerActor {
             memory: Memory::new(config.into(), epoch()),
             residency: None,
             requests: BTreeMap::new(),
+            answered_at: vec![epoch(); config.concurrency],
             callbacks: Callbacks::default(),
             inbox: vec![0; MESSAGE_LIMIT],
             phase: Phase::Starting,
@@ -309,7 +312,7 @@ impl WorkerActor {
         self.pool.do_send(LeaseOver { call, worker: self.id.clone(), pins_made, is_answer: true });
     }
 
-    fn run(&mut self, request: Box<Request>, on: Option<CallId>) {
+    fn run(&mut self, mut request: Box<Request>, on: Option<CallId>) {
         let call = request.call;
         if self.phase == Phase::Judged {
             self.journal.note(Handled::Run, Some(call), Some(request.hold.key()), || "sent back: it is gone");
@@ -326,6 +329,7 @@ impl WorkerActor {
         if let Some(budget) = self.polling.on_sent(self.lane.due(), now) {
             self.page.set_poll_budget(budget);
         }
+        request.sent = sent.map(|sent| (now, sent));
         self.requests.insert(call, request);
         if let Err(error) = outcome {
             self.unsendable(call, &error);
@@ -384,6 +388,7 @@ impl WorkerActor {
                     self.outbox.on_released(index).map_err(|bad| bad.to_string())?;
                 }
                 self.note_passed(seq);
+                self.note_answered(seq);
                 self.lane.handle_passed(seq).map_err(|violation| format!("{violation:?}"))
             }
             FromWorker::Pong => self.heart.handle_pong().map_err(|unasked| format!("{unasked:?}")),
@@ -406,6 +411,7 @@ impl WorkerActor {
                 for index in released {
                     self.outbox.on_released(index).map_err(|bad| bad.to_string())?;
                 }
+                self.note_answered(seq);
                 let replied = self.lane.handle_reply(seq).map_err(|violation| format!("{violation:?}"))?;
                 self.note_reply(seq, &replied, ended);
                 let outcome = self
@@ -421,6 +427,13 @@ impl WorkerActor {
                 }
                 outcome
             }
+        }
+    }
+
+    /// From now on the next call of the entry runs.
+    fn note_answered(&mut self, seq: u64) {
+        if let Some(Sent { entry, nested: false, .. }) = self.lane.sent(seq) {
+            self.answered_at[entry as usize] = Instant::now();
         }
     }
 

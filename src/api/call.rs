@@ -569,6 +569,7 @@ impl Draft {
             callbacks: body.callbacks,
             hold,
             promise,
+            sent: None,
         })));
         Ok(Waiting { call, answer, parts, early: None, place, actor, over: false })
     }

@@ -193,7 +193,14 @@ impl<T: DeserializeOwned + Send + 'static> Stream for PyStream<T> {
                 }
                 // What it was running in is gone, between two batches.
                 Err(Error::RefLost { worker, cause, .. }) => {
-                    let crash = Crash { worker, cause: cause.to_string(), stderr: String::new() };
+                    let crash = Crash {
+                        worker,
+                        cause: cause.to_string(),
+                        stderr: String::new(),
+                        call: None,
+                        running_for: Duration::ZERO,
+                        peak_memory: None,
+                    };
                     this.end(Error::WorkerCrashed(Arc::new(crash)));
                 }
                 Err(error) => this.end(error),

@@ -74,7 +74,7 @@ impl Heartbeat {
     pub(crate) fn start(&mut self, now: Instant) {
         self.heard_at = now;
         if !self.interval.is_zero() {
-            self.next_tick = Some(self.tick_after(now));
+            self.next_tick = Some(tick_after(self.epoch, self.interval, now));
         }
     }
 
@@ -118,7 +118,7 @@ impl Heartbeat {
             return;
         }
         if self.next_tick.is_some_and(|at| at <= now) {
-            self.next_tick = Some(self.tick_after(now));
+            self.next_tick = Some(tick_after(self.epoch, self.interval, now));
             if !runs {
                 self.ask(is_late, now);
             }
@@ -157,12 +157,12 @@ impl Heartbeat {
     fn dies_at(&self) -> Option<Instant> {
         (self.asked == Asked::InVain).then(|| self.heard_at + self.interval * MOST_MISSED)
     }
+}
 
-    /// The first moment after `now` that lies whole intervals after the epoch.
-    fn tick_after(&self, now: Instant) -> Instant {
-        let past = now.saturating_duration_since(self.epoch).as_nanos() % self.interval.as_nanos();
-        now + self.interval - Duration::from_nanos(u64::try_from(past).unwrap_or(u64::MAX))
-    }
+/// The first moment after `now` that lies whole steps after the epoch.
+pub(super) fn tick_after(epoch: Instant, step: Duration, now: Instant) -> Instant {
+    let past = now.saturating_duration_since(epoch).as_nanos() % step.as_nanos();
+    now + step - Duration::from_nanos(u64::try_from(past).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

@@ -429,6 +429,11 @@ impl Lane {
         self.open.get(&seq).is_some_and(|call| matches!(call.stage, Stage::Revoked(_)))
     }
 
+    /// How an open call was sent.
+    pub(crate) fn sent(&self, seq: u64) -> Option<Sent> {
+        self.open.get(&seq).map(|call| Sent { seq, entry: call.entry, nested: call.nested })
+    }
+
     /// The open call of that number.
     pub(crate) fn call_of(&self, seq: u64) -> Option<CallId> {
         self.open.get(&seq).map(|call| call.call)

@@ -3,6 +3,7 @@
 //!
 //! It is looked at with each heartbeat, and ten times a second while a call is open there.
 
+use super::heartbeat::tick_after;
 use crate::config::PoolConfig;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -70,8 +71,7 @@ impl Memory {
         if !are_open || !self.limits.is_set() || self.verdict == Verdict::Killed {
             self.next = None;
         } else if self.next.is_none_or(|at| at <= now) {
-            let past = now.saturating_duration_since(self.epoch).as_nanos() % BUSY_LOOK.as_nanos();
-            self.next = Some(now + BUSY_LOOK - Duration::from_nanos(past as u64));
+            self.next = Some(tick_after(self.epoch, BUSY_LOOK, now));
         }
     }
 

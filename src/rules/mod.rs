@@ -26,6 +26,7 @@ pub(crate) mod pool;
 pub(crate) mod refs;
 pub(crate) mod restart;
 pub(crate) mod session;
+pub(crate) mod stall;
 
 #[cfg(test)]
 mod sim;

@@ -5,8 +5,10 @@
 use super::{Phase, WorkerActor};
 use crate::actors::pool::{Died, StartFailed, TakingBack};
 use crate::actors::registry::WorkerLost;
+use crate::actors::request::Request;
 use crate::error::{Crash, Error, Ran};
 use crate::process::Exit;
+use crate::rules::lane::Sent;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -59,16 +61,29 @@ impl WorkerActor {
             self.pool.do_send(TakingBack::Passed { call, worker: self.id.clone() });
         }
         self.registry.do_send(WorkerLost { worker: self.id.clone() });
-        let error = match &self.violation {
-            Some(what) => Error::Protocol { worker: self.id.clone(), what: Arc::clone(what), ran: Ran::Maybe },
-            None if self.for_shutdown => Error::ShuttingDown { ran: Ran::Maybe },
-            None => Error::WorkerCrashed(Arc::new(Crash { worker: self.id.clone(), cause, stderr })),
-        };
+        let peak_memory = Some(exit.max_rss).filter(|bytes| *bytes > 0);
         for call in death.crashed {
-            if let Some(request) = self.requests.remove(&call) {
-                request.promise.answer(Err(error.clone()));
-            }
+            let Some(request) = self.requests.remove(&call) else { continue };
+            let error = match &self.violation {
+                Some(what) => Error::Protocol { worker: self.id.clone(), what: Arc::clone(what), ran: Ran::Maybe },
+                None if self.for_shutdown => Error::ShuttingDown { ran: Ran::Maybe },
+                None => Error::WorkerCrashed(Arc::new(Crash {
+                    worker: self.id.clone(),
+                    cause: cause.clone(),
+                    stderr: stderr.clone(),
+                    call: Some(call),
+                    running_for: self.running_for(&request),
+                    peak_memory,
+                })),
+            };
+            request.promise.answer(Err(error));
         }
         self.perform();
+    }
+
+    fn running_for(&self, request: &Request) -> Duration {
+        let Some((sent_at, Sent { entry, nested, .. })) = request.sent else { return Duration::ZERO };
+        let before = if nested { sent_at } else { self.answered_at[entry as usize] };
+        before.max(sent_at).elapsed()
     }
 }
