@@ -21,7 +21,7 @@ use super::registry::{RefsMade, Registry};
 use super::request::{Reply, Request};
 use super::session::CameBack;
 use super::timer::{OnTimer, Timer, epoch};
-use crate::config::{PoolConfig, bounded};
+use crate::config::{Affinity, PoolConfig, bounded};
 use crate::error::{ConvertError, Error, Ran, Result};
 use crate::id::{CallId, RefId, WorkerId};
 use crate::observe::{Handled, Journal, Messages, Who};
@@ -71,6 +71,8 @@ pub(crate) struct WorkerActor {
     answered_at: Vec<Instant>,
     callbacks: Callbacks,
     inbox: Vec<u8>,
+    /// Of calls that name none.
+    affinity: Affinity,
     phase: Phase,
     /// It took calls once.
     greeted: bool,
@@ -142,6 +144,7 @@ impl WorkerActor {
             answered_at: vec![epoch(); config.concurrency],
             callbacks: Callbacks::default(),
             inbox: vec![0; MESSAGE_LIMIT],
+            affinity: config.affinity,
             phase: Phase::Starting,
             greeted: false,
             closed: false,
@@ -323,7 +326,8 @@ impl WorkerActor {
         let session = request.hold.key().clone();
         let Request { tree, deadline, timeout, .. } = *request;
         let now = Instant::now();
-        let sent = self.lane.handle_granted(Granted { call, session, tree, on, deadline, timeout });
+        let may_rerun = request.idempotent && request.ticket().may_rerun(self.affinity);
+        let sent = self.lane.handle_granted(Granted { call, session, tree, on, deadline, timeout, may_rerun });
         self.journal.note(Handled::Run, Some(call), Some(request.hold.key()), || journal::sent(sent));
         let outcome = sent.map_or(Ok(()), |sent| self.outbox.send_call(&request, sent, &self.page));
         if let Some(budget) = self.polling.on_sent(self.lane.due(), now) {

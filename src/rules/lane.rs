@@ -42,6 +42,8 @@ pub(crate) struct Granted {
     pub(crate) on: Option<CallId>,
     pub(crate) deadline: Option<Instant>,
     pub(crate) timeout: Option<Duration>,
+    /// Should it have begun when the worker dies, it is run once more, elsewhere.
+    pub(crate) may_rerun: bool,
 }
 
 /// The *begun* words of an entry.
@@ -98,6 +100,8 @@ pub(crate) struct Death {
     /// Not begun: their bodies go back to their sessions before the pool hears of the exit, and each
     /// is told to the pool as passed after it.
     pub(crate) returned: Vec<CallId>,
+    /// Of these, the ones that had begun all the same, and are run once more.
+    pub(crate) rerun: Vec<CallId>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,6 +139,7 @@ struct InFlight {
     /// It waits for a callback.
     waits: bool,
     deadline: Option<(Instant, Duration)>,
+    may_rerun: bool,
     stage: Stage,
 }
 
@@ -212,7 +217,7 @@ impl Lane {
 
     /// A granted request has come; none if it was taken back before, and is not to be sent.
     pub(crate) fn handle_granted(&mut self, granted: Granted) -> Option<Sent> {
-        let Granted { call, session, tree, on, deadline, timeout } = granted;
+        let Granted { call, session, tree, on, deadline, timeout, may_rerun } = granted;
         if self.awaited.remove(&call) {
             self.actions.extend([LaneAction::TakenBack { call }, LaneAction::Passed { call }]);
             return None;
@@ -226,7 +231,8 @@ impl Lane {
         let deadline = deadline.map(|at| (at, timeout.unwrap_or_default()));
         self.seqs.insert(call, seq);
         let tree = tree.unwrap_or(call);
-        let sent = InFlight { call, session, entry, nested, tree, waits: false, deadline, stage: Stage::Sent };
+        let stage = Stage::Sent;
+        let sent = InFlight { call, session, entry, nested, tree, waits: false, deadline, may_rerun, stage };
         self.open.insert(seq, sent);
         Some(Sent { seq, entry, nested })
     }
@@ -382,6 +388,10 @@ impl Lane {
                 // Its body went back when it was taken back.
                 Stage::Revoked(Wish::Pool) => {}
                 Stage::Revoked(Wish::Deadline | Wish::Caller) | Stage::Overdue { .. } => death.over.push(call.call),
+                Stage::Sent | Stage::Kept if began && call.may_rerun => {
+                    death.returned.push(call.call);
+                    death.rerun.push(call.call);
+                }
                 Stage::Sent | Stage::Revoking(_) | Stage::Kept if began => {
                     death.over.push(call.call);
                     death.crashed.push(call.call);

@@ -9,6 +9,7 @@ mod contexts;
 mod endings;
 mod failures;
 mod heartbeat;
+mod idempotent;
 mod input;
 mod namespaces;
 mod observing;

@@ -41,17 +41,29 @@ impl WorkerActor {
         let death = self.lane.handle_exit(&self.begun());
         let stderr = self.output.stderr_tail();
         self.note_death(exit, &death);
-        for call in &death.returned {
-            if let Some(request) = self.requests.remove(call) {
-                self.send_back(request);
-            }
-        }
         let cause = match (&self.violation, &self.killed_for) {
             (Some(what), _) => format!("killed, it broke the protocol: {what}"),
             (None, Some(cause)) => cause.clone(),
             (None, None) if starting => format!("it ended while it started: {exit}\n{stderr}").trim_end().to_owned(),
             (None, None) => exit.to_string(),
         };
+        let crash = |call, request: &Request, this: &Self| Crash {
+            worker: this.id.clone(),
+            cause: cause.clone(),
+            stderr: stderr.clone(),
+            call: Some(call),
+            running_for: this.running_for(request),
+            peak_memory: Some(exit.max_rss).filter(|bytes| *bytes > 0),
+        };
+        for call in &death.returned {
+            let Some(mut request) = self.requests.remove(call) else { continue };
+            if death.rerun.contains(call) {
+                let crash = crash(*call, &request, self);
+                request.promise.began_before(crash);
+                request.idempotent = false;
+            }
+            self.send_back(request);
+        }
         if let Some(cause) = self.start_failure.take() {
             self.pool.do_send(StartFailed { worker: self.id.clone(), cause, permanent: true });
             return;
@@ -61,20 +73,12 @@ impl WorkerActor {
             self.pool.do_send(TakingBack::Passed { call, worker: self.id.clone() });
         }
         self.registry.do_send(WorkerLost { worker: self.id.clone() });
-        let peak_memory = Some(exit.max_rss).filter(|bytes| *bytes > 0);
         for call in death.crashed {
             let Some(request) = self.requests.remove(&call) else { continue };
             let error = match &self.violation {
                 Some(what) => Error::Protocol { worker: self.id.clone(), what: Arc::clone(what), ran: Ran::Maybe },
                 None if self.for_shutdown => Error::ShuttingDown { ran: Ran::Maybe },
-                None => Error::WorkerCrashed(Arc::new(Crash {
-                    worker: self.id.clone(),
-                    cause: cause.clone(),
-                    stderr: stderr.clone(),
-                    call: Some(call),
-                    running_for: self.running_for(&request),
-                    peak_memory,
-                })),
+                None => Error::WorkerCrashed(Arc::new(crash(call, &request, self))),
             };
             request.promise.answer(Err(error));
         }

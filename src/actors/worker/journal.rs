@@ -71,15 +71,19 @@ impl WorkerActor {
     /// Which calls had begun, as the page says: in one record, and in one for each call.
     pub(super) fn note_death(&self, exit: Exit, death: &Death) {
         self.journal.note(Handled::Judged, None, None, || {
+            let is_rerun = |call: &CallId| death.rerun.contains(call);
+            let begun: Vec<_> = death.crashed.iter().chain(&death.rerun).copied().collect();
+            let not_begun: Vec<_> = death.returned.iter().filter(|call| !is_rerun(call)).copied().collect();
             let cause = self.violation.as_deref().map_or_else(|| exit.to_string(), |what| format!("{exit}, {what}"));
-            format!("{cause}; begun: {}; not begun: {}", listed(&death.crashed), listed(&death.returned))
+            format!("{cause}; begun: {}; not begun: {}", listed(&begun), listed(&not_begun))
         });
         for call in &death.over {
             let is_crashed = death.crashed.contains(call);
             self.note_judged(*call, if is_crashed { "begun" } else { "answered before" });
         }
         for call in &death.returned {
-            self.note_judged(*call, "not begun");
+            let is_rerun = death.rerun.contains(call);
+            self.note_judged(*call, if is_rerun { "begun, runs once more" } else { "not begun" });
         }
     }
 

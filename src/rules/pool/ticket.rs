@@ -98,6 +98,18 @@ pub(crate) struct Ticket {
     pub(crate) on_worker_lost: Option<OnWorkerLost>,
 }
 
+impl Ticket {
+    /// Whether a call that was marked `idempotent` may run once more, elsewhere, should it have begun in a worker
+    /// that dies: it is bound to none, and nobody else's work hangs on its first run.
+    pub(crate) fn may_rerun(&self, of_pool: Affinity) -> bool {
+        self.affinity.unwrap_or(of_pool) == Affinity::Hint
+            && self.pinned_to.is_none()
+            && !self.uses_namespace
+            && self.tree.is_none()
+            && self.purpose == Purpose::Call
+    }
+}
+
 /// Why a call gets no worker. None of these calls has begun, nor ever will.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {

@@ -275,7 +275,8 @@ impl World {
                 let session = SessionKey::new("s".into(), record.session);
                 let tree = record.parent.map(|_| self.witness.root(call));
                 let (deadline, timeout) = (record.deadline, record.timeout);
-                match actor.lane.handle_granted(Granted { call, session, tree, on, deadline, timeout }) {
+                let may_rerun = record.may_rerun && record.reruns == 0;
+                match actor.lane.handle_granted(Granted { call, session, tree, on, deadline, timeout, may_rerun }) {
                     Some(Sent { seq, entry, nested }) => {
                         self.post(Mailbox::ToProcess(worker.clone()), Message::Run { seq, entry, nested, call });
                     }
@@ -366,6 +367,10 @@ impl World {
         let death = actor.lane.handle_exit(&begun);
         let waiting = actor.process.threads.iter().flat_map(|thread| thread.stack.iter().map(|frame| frame.call));
         let waiting: Vec<CallId> = waiting.collect();
+        for call in &death.rerun {
+            reach::hit("run once more".into());
+            self.witness.rerun(*call);
+        }
         for call in &death.returned {
             self.body_back(*call);
         }

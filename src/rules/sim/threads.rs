@@ -114,7 +114,14 @@ impl World {
                 if let Some(top) = thread.stack.last_mut() {
                     top.step = Step::Running;
                 }
-                if let Some(session) = self.witness.begin(call, worker) {
+                if let Some(before) = &self.witness.calls[&call].ran_at {
+                    let is_over = self.workers.get(before).is_none_or(|before| before.process.life == Life::Dead);
+                    assert!(is_over, "{call} runs in {before} and in {worker}");
+                    reach::hit("a call begins once more".into());
+                }
+                if let Some(session) = self.witness.begin(call, worker)
+                    && let Some(actor) = self.workers.get_mut(worker)
+                {
                     actor.process.namespaces.insert(session);
                 }
                 self.run_on(worker, entry);
