@@ -66,7 +66,10 @@ async fn one_that_is_bound_to_its_worker_or_part_of_something_else_never_runs_ag
 
     for affinity in [Affinity::StrictQueue, Affinity::StrictFailFast] {
         let runs = Runs::new();
-        check(&runs, within("a strict call", once(&runs).affinity(affinity).discard()).await);
+        check(
+            &runs,
+            within("a strict call", once(&runs).affinity(affinity).session(affinity.to_string()).discard()).await,
+        );
     }
     let runs = Runs::new();
     let held: PyRef = counter().await.unwrap();

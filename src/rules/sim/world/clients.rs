@@ -6,6 +6,7 @@ use crate::event::EndReason;
 use crate::id::{CallId, RefId, SessionKey, WorkerId};
 use crate::rules::pool::{Purpose, Ticket};
 use crate::rules::sim::actors::SessionActor;
+use crate::rules::sim::reach;
 use crate::rules::sim::witness::{Outcome, Record};
 
 /// A session as its user knows it.
