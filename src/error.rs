@@ -1,6 +1,6 @@
 //! What can go wrong, in one type.
 
-use crate::id::{PoolName, RefId, SessionId, WorkerId};
+use crate::id::{CallId, PoolName, RefId, SessionId, WorkerId};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -485,6 +485,14 @@ pub struct Crash {
     pub cause: String,
     /// The last lines that it wrote to stderr, Python's own fault dump included.
     pub stderr: String,
+    /// The call that ran; none for a stream whose worker died between two batches.
+    pub call: Option<CallId>,
+    /// How long it had run when the worker's end was seen, as this process saw it: since it was sent, or the call
+    /// before it in its thread was answered.
+    pub running_for: Duration,
+    /// The most memory that the worker ever had resident, in bytes, as its kernel counts (`ru_maxrss`); none if
+    /// nobody was left to say.
+    pub peak_memory: Option<u64>,
 }
 
 impl fmt::Display for Crash {

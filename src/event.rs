@@ -275,6 +275,12 @@ facts! {
         /// Its pools.
         pools: Vec<PoolName>,
     }
+    /// The thread that the bridge lives on did not run: something blocked it, or the machine did. It is measured
+    /// with the ticks of the heartbeats, by how late they come; a stall between two ticks is not seen.
+    BridgeStalled = "snakebridge.bridge.stalled" {
+        /// For how many milliseconds at least; more than 250.
+        for_ms: u64,
+    }
     /// The bridge has stopped; nothing of it is left.
     BridgeStopped = "snakebridge.bridge.stopped" {}
 }

@@ -94,6 +94,8 @@ pub struct PoolStats {
     pub ready: usize,
     /// How many of these run as many calls as they can.
     pub busy: usize,
+    /// How many have left a heartbeat unanswered; they are not counted as ready.
+    pub unresponsive: usize,
     /// How many calls wait, those sent ahead included.
     pub waiting: usize,
     /// How many calls were answered by a worker since the pool started.

@@ -19,7 +19,7 @@ pub(crate) fn bridge() -> Arc<Life> {
     let directory = Arc::new(Directory::new(&config));
     let registry = Registry::create({
         let (directory, observers) = (Arc::clone(&directory), observers.clone());
-        move |ctx| Registry::new(directory, observers, LogLevel::Off, ctx)
+        move |ctx| Registry::new(directory, observers, LogLevel::Off, None, ctx)
     });
     let arbiter = Arbiter::current();
     let core = Core::new(BTreeMap::new(), Vec::new(), &config, arbiter, registry, directory, observers);

@@ -65,6 +65,12 @@ impl Outbox {
         self.transmit(&[], page);
     }
 
+    /// Asks whether the worker takes messages. It names no blocks: those wait for the next message.
+    pub(crate) fn ping(&mut self, page: &Page) {
+        ToWorker::Ping.encode(cleared(&mut self.head));
+        self.transmit(&[], page);
+    }
+
     /// Sends a call, or keeps it until there is room.
     ///
     /// # Errors

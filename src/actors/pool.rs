@@ -7,14 +7,18 @@ mod reports;
 mod sessions;
 mod users;
 mod workers;
+mod zygotes;
 
 pub(crate) use reports::{HomeOf, Homes, Workers};
 pub use reports::{PoolReport, PoolStatus};
 pub(crate) use sessions::{Forget, LeaseReturned, RebuildFailed, Rebuilt, Reset, Submit, Withdrawn};
 pub(crate) use users::{AwaitReady, ClearTaint, Leave, Resize, RestartWorker, Shutdown, TaintWorker};
 pub(crate) use workers::{
-    CallbackBegun, CallbackOver, Died, DistrustWorker, FreeRefs, LeaseOver, PinsMade, StartFailed, Started, TakingBack,
+    CallbackBegun, CallbackOver, Died, DistrustWorker, FreeRefs, LeaseOver, PinsMade, RenewWorker, Silence,
+    StartFailed, Started, TakingBack,
 };
+
+pub(crate) use zygotes::Reload;
 
 use super::registry::Registry;
 use super::session::{Forgotten, Granted, Refused, SessionActor};
@@ -25,19 +29,20 @@ use crate::error::{Error, Ran, Result};
 use crate::event::Fact;
 use crate::id::{SessionKey, WorkerId};
 use crate::observe::{Handled, Journal, Observers, Who};
-use crate::process::{Link, StartError, Zygote, ZygoteEvent, ZygoteEvents, ZygoteSpec};
+use crate::process::{Link, StartError, Zygote, ZygoteEvents, ZygoteSpec};
 use crate::python;
 use crate::rules::pool::{Action, Pool, PoolRules};
 use crate::status::{Taint, Tie};
 use actix::prelude::*;
-use futures::StreamExt;
 use journal::Heard;
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::oneshot;
+use zygotes::{Number, Zygotes};
 
 /// The supervisor of one pool. `SnakeBridge::pool_addr` gives its address; it answers
 /// [`PoolStatus`](crate::PoolStatus).
@@ -47,6 +52,7 @@ pub struct PoolSupervisor {
     sessions: BTreeMap<SessionKey, Addr<SessionActor>>,
     workers: BTreeMap<WorkerId, Member>,
     seat: Seat,
+    zygotes: Zygotes,
     ref_spaces: Arc<AtomicU64>,
     registry: Addr<Registry>,
     observers: Observers,
@@ -55,6 +61,8 @@ pub struct PoolSupervisor {
     timer: Timer,
     when_ready: Option<oneshot::Sender<Result<()>>>,
     await_ready: Vec<oneshot::Sender<bool>>,
+    /// Who changed the pool, and is told when every slot has its worker ready.
+    settling: Vec<oneshot::Sender<Result<()>>>,
     when_stopped: Vec<oneshot::Sender<()>>,
     has_stopped: bool,
     tie: Tie,
@@ -76,10 +84,13 @@ pub(crate) struct Setup {
 
 struct Member {
     addr: Addr<WorkerActor>,
+    zygote: Number,
     pid: Option<u32>,
     started_at: SystemTime,
     requests: u64,
     taint: Option<Taint>,
+    /// It has left a heartbeat unanswered.
+    is_silent: bool,
 }
 
 /// Each worker numbers its objects in a space of its own, so that no id is ever used twice.
@@ -108,11 +119,12 @@ enum Seat {
 impl PoolSupervisor {
     pub(crate) fn new(setup: Setup, ctx: &mut Context<Self>) -> Self {
         Self {
-            rules: Pool::new(PoolRules::from(&*setup.config)),
+            rules: Pool::new(PoolRules { seed: random(), ..PoolRules::from(&*setup.config) }),
             size: setup.config.size,
             sessions: BTreeMap::new(),
             workers: BTreeMap::new(),
             seat: Seat::Empty,
+            zygotes: Zygotes::default(),
             ref_spaces: setup.ref_spaces,
             registry: setup.registry,
             journal: Journal::new(setup.observers.messages.clone(), Who::Pool(setup.config.name.clone())),
@@ -122,6 +134,7 @@ impl PoolSupervisor {
             timer: Timer::start(ctx),
             when_ready: Some(setup.when_ready),
             await_ready: Vec::new(),
+            settling: Vec::new(),
             when_stopped: Vec::new(),
             has_stopped: false,
             tie: Tie::Lifeline,
@@ -150,6 +163,7 @@ impl PoolSupervisor {
                 Action::LeasesClosed { worker } => {
                     self.order(&worker, worker::Retire);
                     self.workers.remove(&worker);
+                    self.let_zygotes_go();
                 }
                 Action::Forgotten { session, namespace } => {
                     self.tell(&session, Forgotten { pool: self.config.name.clone(), namespace });
@@ -157,8 +171,8 @@ impl PoolSupervisor {
                 }
                 Action::Ready => self.started(Ok(())),
                 Action::Degraded { cause, permanent: _ } => {
-                    let what = format!("pool {} cannot start its workers: {cause}", self.config.name);
-                    self.started(Err(Error::Spawn(what.into())));
+                    let error = self.cannot_start(&cause);
+                    self.started(Err(error));
                 }
                 Action::Stopped => self.leave(ctx),
                 Action::Emit(fact) => self.note(fact),
@@ -167,6 +181,7 @@ impl PoolSupervisor {
         if !self.await_ready.is_empty() && self.rules.is_ready() {
             self.answer_ready(true);
         }
+        self.answer_settled();
         self.timer.set(self.rules.poll_timeout());
     }
 
@@ -216,6 +231,35 @@ impl PoolSupervisor {
         }
     }
 
+    /// Resolves when every slot has its worker ready, or fails when that will not come soon.
+    fn settled(&mut self) -> ResponseFuture<Result<()>> {
+        let (answer, settled) = oneshot::channel();
+        self.settling.push(answer);
+        self.answer_settled();
+        Box::pin(async { settled.await.unwrap_or(Err(Error::ShuttingDown { ran: Ran::No })) })
+    }
+
+    fn answer_settled(&mut self) {
+        let outcome = match self.rules.degraded() {
+            _ if self.settling.is_empty() => return,
+            _ if self.is_stopping() => Err(Error::ShuttingDown { ran: Ran::No }),
+            Some(cause) => Err(self.cannot_start(cause)),
+            None if self.rules.is_ready() => Ok(()),
+            None => return,
+        };
+        for settling in self.settling.drain(..) {
+            let _gone = settling.send(outcome.clone());
+        }
+    }
+
+    fn cannot_start(&self, cause: &str) -> Error {
+        Error::Spawn(format!("pool {} cannot start its workers: {cause}", self.config.name).into())
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.has_stopped || !self.when_stopped.is_empty()
+    }
+
     fn answer_ready(&mut self, ready: bool) {
         for waiting in self.await_ready.drain(..) {
             let _gone = waiting.send(ready);
@@ -259,7 +303,15 @@ impl PoolSupervisor {
         };
         let worker = id.clone();
         let addr = WorkerActor::create(move |ctx| WorkerActor::new(worker, link, ids, &config, listeners, ctx));
-        let member = Member { addr, pid: None, started_at: SystemTime::now(), requests: 0, taint: None };
+        let member = Member {
+            addr,
+            zygote: self.zygotes.last,
+            pid: None,
+            started_at: SystemTime::now(),
+            requests: 0,
+            taint: None,
+            is_silent: false,
+        };
         self.workers.insert(id, member);
     }
 
@@ -269,16 +321,7 @@ impl PoolSupervisor {
         match outcome {
             Ok((zygote, events)) => {
                 self.journal.note(Handled::ZygoteStarted, None, None, || starts(&wanted));
-                let guarantees = zygote.guarantees();
-                self.tie = if guarantees.lifeline { Tie::Lifeline } else { Tie::ParentDeath };
-                if let Some(why) = &guarantees.exec_because {
-                    tracing::warn!(target: "snakebridge::pool", pool = %self.config.name, why, "workers are executed, not forked");
-                }
-                follow(events, ctx.address());
-                self.seat = Seat::Taken(zygote);
-                for worker in wanted {
-                    self.start_worker(worker, ctx);
-                }
+                self.seat(zygote, events, wanted, ctx);
             }
             Err(StartError { permanent, what }) => {
                 self.journal.note(Handled::ZygoteFailed, None, None, || what.as_str());
@@ -310,24 +353,21 @@ impl PoolSupervisor {
 
     /// A worker is to be killed of which the zygote has said nothing: it is stuck, and nobody else will.
     fn on_fork_overdue(&mut self, worker: &WorkerId) {
-        let is_silent = self.workers.get(worker).is_some_and(|member| member.pid.is_none());
-        if is_silent && matches!(self.seat, Seat::Taken(_)) {
-            tracing::warn!(target: "snakebridge::pool", pool = %self.config.name, "ending a zygote that does not answer");
-            self.journal.note(Handled::ZygoteSilent, None, None, || format!("ended: nothing is told of {worker}"));
-            self.seat = Seat::Ending { wanted: Vec::new() };
+        if let Some(member) = self.workers.get(worker).filter(|member| member.pid.is_none()) {
+            self.end_silent_zygote(member.zygote, worker);
         }
     }
 
-    /// Every worker's exit was seen: the zygote goes too.
+    /// Every worker's exit was seen: the zygotes go too.
     fn leave(&mut self, ctx: &mut Context<Self>) {
         match std::mem::replace(&mut self.seat, Seat::Left) {
-            // Its end is told by its events.
-            Seat::Taken(_) | Seat::Ending { .. } => {}
             Seat::Starting { start, .. } => {
                 ctx.cancel_future(start);
-                self.stopped();
             }
-            Seat::Empty | Seat::Left => self.stopped(),
+            Seat::Taken(_) | Seat::Ending { .. } | Seat::Empty | Seat::Left => {}
+        }
+        if self.end_zygotes(ctx) {
+            self.stopped();
         }
     }
 
@@ -339,6 +379,11 @@ impl PoolSupervisor {
             let _gone = waiting.send(());
         }
     }
+}
+
+/// Each `RandomState` has keys of its own.
+fn random() -> u64 {
+    RandomState::new().hash_one(0)
 }
 
 fn starts(wanted: &[WorkerId]) -> String {
@@ -377,65 +422,5 @@ impl OnTimer for PoolSupervisor {
         self.rules.handle_timeout(Instant::now());
         self.hear_alarm();
         self.perform(ctx);
-    }
-}
-
-/// Tells the pool what its zygote tells, from a task of its own: a stream of the actor would be polled
-/// with each of its messages.
-fn follow(mut events: ZygoteEvents, pool: Addr<PoolSupervisor>) {
-    actix_rt::spawn(async move {
-        while let Some(event) = events.next().await {
-            pool.do_send(Told(event));
-        }
-    });
-}
-
-/// The zygote has told something.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Told(ZygoteEvent);
-
-impl Handler<Told> for PoolSupervisor {
-    type Result = ();
-
-    fn handle(&mut self, Told(event): Told, ctx: &mut Context<Self>) {
-        match event {
-            ZygoteEvent::Forked { worker, pid, pidfd } => {
-                self.journal.note(Handled::ForkTold, None, None, || format!("{worker}: pid {pid}"));
-                if let Some(member) = self.workers.get_mut(&worker) {
-                    member.pid = Some(pid);
-                    member.addr.do_send(worker::Forked { pidfd });
-                }
-            }
-            ZygoteEvent::ForkFailed { worker, why } => {
-                self.journal.note(Handled::ForkFailed, None, None, || format!("{worker}: {why}"));
-                self.order(&worker, worker::NeverForked { why });
-            }
-            ZygoteEvent::Exited { worker, exit } => {
-                self.journal.note(Handled::ExitTold, None, None, || format!("{worker}: {exit}"));
-                self.order(&worker, worker::Exited { exit });
-            }
-            ZygoteEvent::Gone { why } => {
-                self.journal.note(Handled::ZygoteGone, None, None, || why.as_str());
-                if matches!(self.seat, Seat::Left) {
-                    return self.stopped();
-                }
-                tracing::warn!(target: "snakebridge::pool", pool = %self.config.name, why, "the zygote is gone");
-                let wanted = match std::mem::replace(&mut self.seat, Seat::Empty) {
-                    Seat::Ending { wanted } => wanted,
-                    Seat::Empty | Seat::Starting { .. } | Seat::Taken(_) | Seat::Left => Vec::new(),
-                };
-                // Nobody will tell of workers that it was asked for and did not report.
-                for member in self.workers.values().filter(|member| member.pid.is_none()) {
-                    member.addr.do_send(worker::NeverForked { why: why.clone() });
-                }
-                self.rules.handle_zygote_lost(Instant::now());
-                for worker in wanted {
-                    self.start_worker(worker, ctx);
-                }
-                self.perform(ctx);
-                self.timer.wake();
-            }
-        }
     }
 }

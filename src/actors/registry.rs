@@ -4,17 +4,18 @@
 
 use super::directory::Directory;
 use super::pool::{FreeRefs, PoolSupervisor};
-use super::timer::{OnTimer, Timer};
+use super::timer::{OnTimer, Timer, epoch};
 use crate::config::LogLevel;
 use crate::event::{EndReason, Fact};
 use crate::id::{PoolName, RefId, SessionKey, WorkerId};
 use crate::observe::{Events, Handled, Journal, Observers, Who};
 use crate::rules::refs::{RefAction, Refs};
+use crate::rules::stall::Stalls;
 use actix::prelude::*;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 /// Tracks who owns which ref, frees what nobody holds, and ends sessions whose time is over.
@@ -27,6 +28,7 @@ pub(crate) struct Registry {
     cleanup_log: LogLevel,
     timer: Timer,
     expiry: Option<Instant>,
+    stalls: Stalls,
 }
 
 impl Registry {
@@ -34,6 +36,7 @@ impl Registry {
         directory: Arc<Directory>,
         observers: Observers,
         cleanup_log: LogLevel,
+        heartbeat: Option<Duration>,
         ctx: &mut Context<Self>,
     ) -> Self {
         Self {
@@ -45,6 +48,7 @@ impl Registry {
             cleanup_log,
             timer: Timer::start(ctx),
             expiry: None,
+            stalls: Stalls::new(heartbeat, epoch(), Instant::now()),
         }
     }
 
@@ -59,7 +63,7 @@ impl Registry {
                 }
             }
         }
-        let next = [self.refs.poll_timeout(), self.expiry];
+        let next = [self.refs.poll_timeout(), self.expiry, self.stalls.poll_timeout()];
         self.timer.set(next.into_iter().flatten().min());
     }
 
@@ -91,11 +95,23 @@ impl Registry {
 
 impl Actor for Registry {
     type Context = Context<Self>;
+
+    fn started(&mut self, _: &mut Context<Self>) {
+        self.perform();
+    }
 }
 
 impl OnTimer for Registry {
     fn on_timer(&mut self, _: &mut Context<Self>) {
         let now = Instant::now();
+        if let Some(late) = self.stalls.handle_timeout(now) {
+            let for_ms = u64::try_from(late.as_millis()).unwrap_or(u64::MAX);
+            tracing::warn!(target: "snakebridge::bridge", for_ms, "the thread of the bridge did not run");
+            self.events.emit(Fact::BridgeStalled { for_ms });
+        }
+        if [self.refs.poll_timeout(), self.expiry].into_iter().flatten().all(|at| at > now) {
+            return self.perform();
+        }
         self.refs.handle_timeout(now);
         self.journal.note(Handled::CallAlarm, None, None, || self.frees());
         self.expiry = self.directory.expire(now);

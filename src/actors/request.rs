@@ -5,10 +5,11 @@ use super::pool::{DistrustWorker, PoolSupervisor};
 use super::scope::{Scope, Tree};
 use super::worker::WorkerActor;
 use crate::config::Affinity;
-use crate::error::{Error, Ran, Result};
+use crate::error::{Crash, Error, Ran, Result};
 use crate::id::{CallId, PoolName, RefId, WorkerId};
 use crate::observe::{End, Witness};
 use crate::pickle::{Budget, DecodeError};
+use crate::rules::lane::Sent;
 use crate::rules::pool::{Purpose, Ticket};
 use crate::value::{Callback, PyRef, RefOwner, RefSource};
 use actix::Addr;
@@ -42,6 +43,10 @@ pub(crate) struct Request {
     pub(crate) callbacks: Vec<Callback>,
     pub(crate) hold: Arc<Hold>,
     pub(crate) promise: Promise,
+    /// Whether it may run once more, where its ticket allows that.
+    pub(crate) idempotent: bool,
+    /// When and how it was sent to the worker that has it.
+    pub(crate) sent: Option<(Instant, Sent)>,
 }
 
 impl Request {
@@ -89,13 +94,19 @@ pub(crate) struct Promise {
     place: Place,
     sent: bool,
     witness: Option<Box<Witness>>,
+    /// It had begun in a worker that died, and is to run once more.
+    earlier: Option<Arc<Crash>>,
 }
 
 impl Promise {
     pub(crate) fn new(witness: Option<Box<Witness>>) -> (Self, oneshot::Receiver<Result<Reply>>, Place) {
         let (reply, answer) = oneshot::channel();
         let place = Place::default();
-        (Self { reply: Some(reply), parts: None, place: place.clone(), sent: false, witness }, answer, place)
+        (
+            Self { reply: Some(reply), parts: None, place: place.clone(), sent: false, witness, earlier: None },
+            answer,
+            place,
+        )
     }
 
     /// Has the answer come in parts, where the worker sends it so.
@@ -126,9 +137,14 @@ impl Promise {
         }
     }
 
-    /// The call came back, and certainly never began.
+    /// The call had begun in a worker that died, and comes back to run once more.
+    pub(crate) fn began_before(&mut self, crash: Crash) {
+        self.earlier = Some(Arc::new(crash));
+    }
+
+    /// The call came back, and certainly never began there, unless that was told.
     pub(crate) fn came_back(&mut self) {
-        self.sent = false;
+        self.sent = self.earlier.is_some();
         self.place.set(None);
         if let Some(witness) = &mut self.witness {
             witness.came_back();
@@ -136,6 +152,14 @@ impl Promise {
     }
 
     pub(crate) fn answer(mut self, answer: Result<Reply>) {
+        let answer = answer.map_err(|error| match (&self.earlier, error) {
+            (Some(_), Error::Timeout { timeout, ran: Ran::No }) => Error::Timeout { timeout, ran: Ran::Maybe },
+            (Some(_), Error::Cancelled { why, ran: Ran::No }) => Error::Cancelled { why, ran: Ran::Maybe },
+            (Some(_), Error::ShuttingDown { ran: Ran::No }) => Error::ShuttingDown { ran: Ran::Maybe },
+            // It gets no second run: what is left to tell is how the first ended.
+            (Some(crash), error) if error.ran() == Ran::No => Error::WorkerCrashed(Arc::clone(crash)),
+            (_, error) => error,
+        });
         if let Some(reply) = self.reply.take() {
             self.witness_end(&reply, &answer);
             // The caller may have gone: a reply that nobody takes frees its refs.

@@ -10,8 +10,15 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::LazyLock;
 use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::Instant;
+
+/// What the ticks of all actors are counted from, so that they coincide.
+pub(crate) fn epoch() -> Instant {
+    static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
+    *EPOCH
+}
 
 /// The handle that an actor keeps.
 pub(crate) struct Timer {

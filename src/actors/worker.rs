@@ -16,18 +16,22 @@ pub(crate) use life::{Exited, Forked, Kill, NeverForked, Retire, Stop};
 
 use super::hold::Hold;
 use super::outbox::Outbox;
-use super::pool::{LeaseOver, PinsMade, PoolSupervisor, Started, TaintWorker, TakingBack};
+use super::pool::{LeaseOver, PinsMade, PoolSupervisor, RenewWorker, Silence, Started, TaintWorker, TakingBack};
 use super::registry::{RefsMade, Registry};
 use super::request::{Reply, Request};
 use super::session::CameBack;
-use super::timer::{OnTimer, Timer};
-use crate::config::{PoolConfig, bounded};
+use super::timer::{OnTimer, Timer, epoch};
+use crate::config::{Affinity, PoolConfig, bounded};
 use crate::error::{ConvertError, Error, Ran, Result};
 use crate::id::{CallId, RefId, WorkerId};
 use crate::observe::{Handled, Journal, Messages, Who};
 use crate::pickle::{self, DecodeError};
-use crate::process::{BlockName, BlockTable, DeathWatch, Exit, First, Lifeline, Link, MESSAGE_LIMIT, Output, Page};
-use crate::rules::lane::{Granted, Lane, LaneAction, Verdict, Why};
+use crate::process::{
+    BlockName, BlockTable, DeathWatch, Exit, First, Lifeline, Link, MESSAGE_LIMIT, Output, Page, Residency,
+};
+use crate::rules::heartbeat::{HeartAction, Heartbeat};
+use crate::rules::lane::{Begun, Granted, Lane, LaneAction, Sent, Verdict, Why};
+use crate::rules::memory::{Memory, MemoryAction};
 use crate::wire::{Body, Ended, FromWorker, PROTOCOL, Place, ToWorker};
 use actix::prelude::*;
 use callbacks::{Callbacks, HostCall};
@@ -58,9 +62,17 @@ pub(crate) struct WorkerActor {
     watch: Option<Arc<DeathWatch>>,
     exit_seen: bool,
     lane: Lane,
+    heart: Heartbeat,
+    memory: Memory,
+    /// Where its memory is limited, and its process is there.
+    residency: Option<Residency>,
     requests: BTreeMap<CallId, Box<Request>>,
+    /// When each entry last answered a call that did not run on top of another.
+    answered_at: Vec<Instant>,
     callbacks: Callbacks,
     inbox: Vec<u8>,
+    /// Of calls that name none.
+    affinity: Affinity,
     phase: Phase,
     /// It took calls once.
     greeted: bool,
@@ -73,6 +85,8 @@ pub(crate) struct WorkerActor {
     start_failure: Option<String>,
     /// What it did that it must not, if that is why it is being killed.
     violation: Option<Arc<str>>,
+    /// Why it is being killed, if its exit would not say.
+    killed_for: Option<String>,
     pool: Addr<PoolSupervisor>,
     registry: Addr<Registry>,
     journal: Journal,
@@ -123,9 +137,14 @@ impl WorkerActor {
             watch: None,
             exit_seen: false,
             lane: Lane::new(config.concurrency, bounded(config.cancel_grace)),
+            heart: Heartbeat::new(config.heartbeat_interval(), epoch()),
+            memory: Memory::new(config.into(), epoch()),
+            residency: None,
             requests: BTreeMap::new(),
+            answered_at: vec![epoch(); config.concurrency],
             callbacks: Callbacks::default(),
             inbox: vec![0; MESSAGE_LIMIT],
+            affinity: config.affinity,
             phase: Phase::Starting,
             greeted: false,
             closed: false,
@@ -133,6 +152,7 @@ impl WorkerActor {
             exit: None,
             start_failure: None,
             violation: None,
+            killed_for: None,
             pool,
             registry,
             journal,
@@ -176,8 +196,72 @@ impl WorkerActor {
         self.kill();
     }
 
-    /// Carries out what the lane has decided.
+    /// Kills it for a reason that its exit would not say.
+    fn kill_for(&mut self, cause: String) {
+        tracing::warn!(target: "snakebridge::worker", worker = %self.id, cause, "killing a worker");
+        self.killed_for.get_or_insert(cause);
+        self.kill();
+    }
+
+    /// Which calls have begun, by entry, as the page says.
+    fn begun(&self) -> Vec<Begun> {
+        let begun = |entry| Begun { plain: self.page.begun(entry), nested: self.page.begun_nested(entry) };
+        (0..self.page.entries()).map(begun).collect()
+    }
+
+    fn beat(&mut self, now: Instant) {
+        let is_due = self.heart.is_due(now);
+        if is_due {
+            let runs = self.lane.due() > 0 && self.lane.is_running(&self.begun());
+            self.heart.handle_timeout(runs, now);
+        }
+        if (is_due || self.memory.is_due(now))
+            && let Some(residency) = &self.residency
+        {
+            self.memory.handle_resident(residency.bytes());
+        }
+    }
+
+    fn perform_memory(&mut self) {
+        while let Some(action) = self.memory.poll_action() {
+            match action {
+                MemoryAction::Renew { reason } => {
+                    self.note_memory(&reason);
+                    self.pool.do_send(RenewWorker { worker: self.id.clone(), reason });
+                }
+                MemoryAction::Kill { cause } => {
+                    self.note_memory(&format!("killed: {cause}"));
+                    self.kill_for(cause);
+                }
+            }
+        }
+        if self.residency.is_some() {
+            self.memory.handle_calls(self.lane.due() > 0, Instant::now());
+        }
+    }
+
+    fn perform_heart(&mut self) {
+        while let Some(action) = self.heart.poll_action() {
+            match action {
+                HeartAction::Ping => self.outbox.ping(&self.page),
+                HeartAction::Silent | HeartAction::Heard => {
+                    let is_silent = action == HeartAction::Silent;
+                    self.note_silence(if is_silent { "does not answer" } else { "heard again" });
+                    self.pool.do_send(Silence { worker: self.id.clone(), is_silent });
+                }
+                HeartAction::Kill { silent_for } => {
+                    let cause = format!("no heartbeat for {silent_for:?}");
+                    self.note_silence(&format!("killed: {cause}"));
+                    self.kill_for(cause);
+                }
+            }
+        }
+    }
+
+    /// Carries out what the rules have decided.
     fn perform(&mut self) {
+        self.perform_heart();
+        self.perform_memory();
         while let Some(action) = self.lane.poll_action() {
             match action {
                 LaneAction::Revoke { seq, entry, nested } => {
@@ -227,7 +311,8 @@ impl WorkerActor {
             Phase::Exited { judged_by } => Some(judged_by),
             Phase::Starting | Phase::Serving | Phase::Judged => None,
         };
-        self.timer.set([self.lane.poll_timeout(), judged_by].into_iter().flatten().min());
+        let next = [self.lane.poll_timeout(), self.heart.poll_timeout(), self.memory.poll_timeout(), judged_by];
+        self.timer.set(next.into_iter().flatten().min());
     }
 
     fn answer(&mut self, call: CallId, verdict: Verdict) {
@@ -247,7 +332,7 @@ impl WorkerActor {
         self.pool.do_send(LeaseOver { call, worker: self.id.clone(), pins_made, is_answer: true });
     }
 
-    fn run(&mut self, request: Box<Request>, on: Option<CallId>) {
+    fn run(&mut self, mut request: Box<Request>, on: Option<CallId>) {
         let call = request.call;
         if self.phase == Phase::Judged {
             self.journal.note(Handled::Run, Some(call), Some(request.hold.key()), || "sent back: it is gone");
@@ -256,11 +341,14 @@ impl WorkerActor {
             return;
         }
         let session = request.hold.key().clone();
+        let now = Instant::now();
         let (tree, deadline, timeout) = (request.tree(), request.deadline, request.timeout);
-        let sent = self.lane.handle_granted(Granted { call, session, tree, on, deadline, timeout });
+        let may_rerun = request.idempotent && request.ticket().may_rerun(self.affinity);
+        let sent = self.lane.handle_granted(Granted { call, session, tree, on, deadline, timeout, may_rerun });
         self.journal.note(Handled::Run, Some(call), Some(request.hold.key()), || journal::sent(sent));
         let outcome = sent.map_or(Ok(()), |sent| self.outbox.send_call(&request, sent, &self.page));
         self.look_for_answers();
+        request.sent = sent.map(|sent| (now, sent));
         self.requests.insert(call, request);
         if let Err(error) = outcome {
             self.unsendable(call, &error);
@@ -307,6 +395,7 @@ impl WorkerActor {
                 self.journal.note(Handled::Hello, None, None, || "takes calls");
                 self.phase = Phase::Serving;
                 self.greeted = true;
+                self.heart.start(Instant::now());
                 self.tell_started();
                 Ok(())
             }
@@ -325,8 +414,10 @@ impl WorkerActor {
                     self.outbox.on_released(index).map_err(|bad| bad.to_string())?;
                 }
                 self.note_passed(seq);
+                self.note_answered(seq);
                 self.lane.handle_passed(seq).map_err(|violation| format!("{violation:?}"))
             }
+            FromWorker::Pong => self.heart.handle_pong().map_err(|unasked| format!("{unasked:?}")),
             FromWorker::HostCall { seq, function, body, released, refs } => {
                 for index in released {
                     self.outbox.on_released(index).map_err(|bad| bad.to_string())?;
@@ -346,6 +437,7 @@ impl WorkerActor {
                 for index in released {
                     self.outbox.on_released(index).map_err(|bad| bad.to_string())?;
                 }
+                self.note_answered(seq);
                 let replied = self.lane.handle_reply(seq).map_err(|violation| format!("{violation:?}"))?;
                 self.note_reply(seq, &replied, ended);
                 let outcome = self
@@ -361,6 +453,13 @@ impl WorkerActor {
                 }
                 outcome
             }
+        }
+    }
+
+    /// From now on the next call of the entry runs.
+    fn note_answered(&mut self, seq: u64) {
+        if let Some(Sent { entry, nested: false, .. }) = self.lane.sent(seq) {
+            self.answered_at[entry as usize] = Instant::now();
         }
     }
 
@@ -413,6 +512,10 @@ impl WorkerActor {
             }
             Ended::Raised | Ended::NoSuchRef | Ended::Unsendable | Ended::Part => {
                 let error = self.failure(ended, &body, &hold).map_err(|error| format!("{error:?}"))?;
+                // Before the pool can send it another call.
+                if let Some(taint) = error.python().and_then(|raised| TaintWorker::for_raised(&self.id, raised)) {
+                    self.pool.do_send(taint);
+                }
                 self.lease_over(call, 0);
                 Err(error)
             }
@@ -485,7 +588,10 @@ impl WorkerActor {
     /// That cannot be told of one whose caller was answered, and whose request is gone.
     fn is_one_message_due(&self) -> bool {
         let is_whole = |request: &Request| !request.promise.comes_in_parts();
-        self.lane.due() == 1 && self.requests.len() == 1 && self.requests.values().all(|request| is_whole(request))
+        self.lane.due() == 1
+            && !self.heart.is_waiting()
+            && self.requests.len() == 1
+            && self.requests.values().all(|request| is_whole(request))
     }
 
     /// Takes one message in; `false` if there is none, or will be none.
@@ -503,7 +609,9 @@ impl WorkerActor {
                 false
             }
             Poll::Ready(Ok(length)) => {
-                self.polling.on_received(Instant::now());
+                let now = Instant::now();
+                self.polling.on_received(now);
+                self.heart.handle_heard(now);
                 self.on_message(length, ctx);
                 true
             }
@@ -525,6 +633,7 @@ impl OnTimer for WorkerActor {
     fn on_timer(&mut self, _: &mut Context<Self>) {
         let now = Instant::now();
         self.lane.handle_timeout(now);
+        self.beat(now);
         self.journal.note(Handled::CallAlarm, None, None, || "deadlines looked at");
         if let Phase::Exited { judged_by } = self.phase
             && judged_by <= now

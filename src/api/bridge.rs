@@ -7,7 +7,8 @@ use super::session::Session;
 use crate::actors::core::{Core, Life};
 use crate::actors::hold::Hold;
 use crate::actors::pool::{
-    AwaitReady, ClearTaint, Homes, PoolReport, PoolStatus, PoolSupervisor, Resize, RestartWorker, TaintWorker, Workers,
+    AwaitReady, ClearTaint, Homes, PoolReport, PoolStatus, PoolSupervisor, Reload, Resize, RestartWorker, TaintWorker,
+    Workers,
 };
 use crate::actors::registry::CountRefs;
 use crate::actors::scope;
@@ -364,7 +365,8 @@ impl SnakeBridge {
     }
 
     /// Retires a worker: a replacement is started first, then it finishes what it has and exits. One
-    /// whose sessions hold refs there stays until they end, for `retire_grace` at most.
+    /// whose sessions hold refs there stays until they end, for `retire_grace` at most. Resolves when every slot
+    /// of the pool has its worker ready.
     ///
     /// ```
     /// # #[actix::main]
@@ -372,7 +374,6 @@ impl SnakeBridge {
     /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
     /// let worker = py.workers().await.remove(0).id;
     /// py.restart_worker(&worker).await?;
-    /// py.await_ready(std::time::Duration::from_secs(60)).await?;
     /// // The replacement has a slot of its own, and calls go there.
     /// let object = py.call("builtins", "object", ()).into_ref().await?;
     /// assert_ne!(*object.worker(), worker);
@@ -381,7 +382,7 @@ impl SnakeBridge {
     /// ```
     ///
     /// # Errors
-    /// `UnknownWorker`.
+    /// `UnknownWorker`; `Spawn` if the pool is degraded before that.
     pub fn restart_worker(&self, worker: &WorkerId) -> impl Future<Output = Result<()>> + Send + 'static {
         self.ask_worker(worker, |worker| RestartWorker { worker })
     }
@@ -405,7 +406,7 @@ impl SnakeBridge {
         }
     }
 
-    /// Makes a pool larger or smaller; resolves when it has begun to be. Workers that are too many
+    /// Makes a pool larger or smaller; resolves when every slot has its worker ready. Workers that are too many
     /// retire, those with the fewest sessions first.
     ///
     /// ```
@@ -420,7 +421,7 @@ impl SnakeBridge {
     /// ```
     ///
     /// # Errors
-    /// `UnknownPool`; `Config` for a size of 0.
+    /// `UnknownPool`; `Config` for a size of 0; `Spawn` if the pool is degraded before that.
     pub fn resize(&self, pool: impl Into<PoolName>, size: usize) -> impl Future<Output = Result<()>> + Send + 'static {
         let name = pool.into();
         let asked = match self.core().pool(&name) {
@@ -428,7 +429,30 @@ impl SnakeBridge {
             Ok(pool) => Ok(pool.addr.send(Resize { size })),
             Err(unknown) => Err(unknown),
         };
-        async move { asked?.await.map_err(|_| Error::ShuttingDown { ran: Ran::No }) }
+        async move { asked?.await.unwrap_or(Err(Error::ShuttingDown { ran: Ran::No })) }
+    }
+
+    /// Loads all Python code of a pool anew: starts a new zygote, which imports `preload`, then replaces every
+    /// worker, replacements first. Resolves when every slot has its new worker ready; calls go on meanwhile,
+    /// and sessions that hold something in an old worker have `retire_grace`.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(1)).start().await?;
+    /// let before: u32 = py.call("os", "getpid", ()).extract().await?;
+    /// py.reload("p").await?;
+    /// assert_ne!(py.call("os", "getpid", ()).extract::<u32>().await?, before);
+    /// # py.shutdown().await
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// `UnknownPool`. `Spawn` if the new zygote cannot start, and the old workers stay; or if it can and its
+    /// workers cannot.
+    pub fn reload(&self, pool: impl Into<PoolName>) -> impl Future<Output = Result<()>> + Send + 'static {
+        let asked = self.core().pool(&pool.into()).map(|pool| pool.addr.send(Reload));
+        async move { asked?.await.unwrap_or(Err(Error::ShuttingDown { ran: Ran::No })) }
     }
 
     /// Every worker, from its fork to its seen exit.

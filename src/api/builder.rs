@@ -141,7 +141,8 @@ impl Builder {
         let registry = Registry::create({
             let (directory, observers) = (Arc::clone(&directory), observers.clone());
             let cleanup_log = self.config.session_cleanup_log_level;
-            move |ctx| Registry::new(directory, observers, cleanup_log, ctx)
+            let heartbeat = self.config.pools.iter().filter_map(PoolConfig::heartbeat_interval).min();
+            move |ctx| Registry::new(directory, observers, cleanup_log, heartbeat, ctx)
         });
 
         let ref_spaces = Arc::new(AtomicU64::new(0));

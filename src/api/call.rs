@@ -95,6 +95,7 @@ struct Draft {
     affinity: Option<Affinity>,
     timeout: Option<Duration>,
     queue_timeout: Option<Duration>,
+    idempotent: bool,
 }
 
 /// What is asked of Python, and what is made of the answer.
@@ -253,6 +254,26 @@ impl<R> Call<R> {
     /// its pool says.
     pub fn queue_timeout(mut self, timeout: Duration) -> Self {
         self.draft().queue_timeout = Some(timeout);
+        self
+    }
+
+    /// Running it twice does no harm: should it have begun when its worker dies, it is run once more, elsewhere.
+    /// Default: a call that had begun gets `WorkerCrashed`.
+    ///
+    /// It holds for calls under `hint` that carry no refs and use no namespace, outside of callbacks and streams;
+    /// others are bound to the worker that died. The second death, or an end before the second run, is the caller's
+    /// error.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// # let py = snakebridge::SnakeBridge::builder().pool(snakebridge::PoolConfig::new("p").size(2)).start().await?;
+    /// let root: f64 = py.call("math", "sqrt", (16,)).idempotent().extract().await?;
+    /// # py.shutdown().await
+    /// # }
+    /// ```
+    pub fn idempotent(mut self) -> Self {
+        self.draft().idempotent = true;
         self
     }
 
@@ -436,6 +457,7 @@ impl Call<Value> {
             affinity: None,
             timeout: None,
             queue_timeout: None,
+            idempotent: false,
         };
         Self(CallFuture::new(Box::new(draft), Finish::value()))
     }
@@ -479,8 +501,19 @@ impl<R> fmt::Debug for Call<R> {
 impl Draft {
     /// Sends the call on its way.
     fn submit(self, want: &Want) -> Result<Waiting> {
-        let Self { origin, receiver, mut steps, session, pool, purpose, in_parts, affinity, timeout, queue_timeout } =
-            self;
+        let Self {
+            origin,
+            receiver,
+            mut steps,
+            session,
+            pool,
+            purpose,
+            in_parts,
+            affinity,
+            timeout,
+            queue_timeout,
+            idempotent,
+        } = self;
         let life = Arc::clone(origin.life());
         let core = &life.core;
         if let Some(error) = steps.iter_mut().find_map(|(_, args)| args.error.take()) {
@@ -572,6 +605,8 @@ impl Draft {
             callbacks: body.callbacks,
             hold,
             promise,
+            idempotent,
+            sent: None,
         })));
         Ok(Waiting { call, answer, parts, early: None, place, actor, over: false })
     }

@@ -2,8 +2,9 @@
 
 use super::call::{Call, CallFuture, Progress};
 use crate::actors::hold::Hold;
+use crate::actors::pool::TaintWorker;
 use crate::actors::scope;
-use crate::error::{Crash, Error, Ran, Result};
+use crate::error::{Crash, Error, PythonError, Ran, Result};
 use crate::id::WorkerId;
 use crate::pickle::{Batch, BatchEnd};
 use crate::value::{Callback, PyRef};
@@ -124,6 +125,15 @@ impl<T: DeserializeOwned + Send + 'static> Source<T> {
         self.fetching.as_mut()
     }
 
+    /// The worker may be broken.
+    fn taint_for(&self, worker: &WorkerId, error: &PythonError) {
+        if let Some(taint) = TaintWorker::for_raised(worker, error)
+            && let Some(pool) = self.hold.life.core.pools.get(worker.pool())
+        {
+            pool.addr.do_send(taint);
+        }
+    }
+
     fn learn(&mut self, batch: &Batch<T>) {
         let got = batch.items.len();
         self.item_bytes = batch.bytes.checked_div(got).unwrap_or(0);
@@ -178,14 +188,22 @@ impl<T: DeserializeOwned + Send + 'static> Stream for PyStream<T> {
                         BatchEnd::More => {}
                         BatchEnd::End => this.source = None,
                         BatchEnd::Raised(error) => {
+                            source.taint_for(&this.worker, &error);
                             this.source = None;
-                            this.ready.push_back(Err(Error::Python(Arc::new(error))));
+                            this.ready.push_back(Err(Error::Python(error)));
                         }
                     }
                 }
                 // What it was running in is gone, between two batches.
                 Err(Error::RefLost { worker, cause, .. }) => {
-                    let crash = Crash { worker, cause: cause.to_string(), stderr: String::new() };
+                    let crash = Crash {
+                        worker,
+                        cause: cause.to_string(),
+                        stderr: String::new(),
+                        call: None,
+                        running_for: Duration::ZERO,
+                        peak_memory: None,
+                    };
                     this.end(Error::WorkerCrashed(Arc::new(crash)));
                 }
                 Err(error) => this.end(error),

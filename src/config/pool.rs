@@ -1,6 +1,6 @@
 //! The configuration of one pool.
 
-use super::{Affinity, OnWorkerLost};
+use super::{Affinity, FOREVER, OnWorkerLost};
 use crate::error::{Error, Result};
 use crate::id::PoolName;
 use serde::{Deserialize, Serialize};
@@ -44,6 +44,11 @@ pub struct PoolConfig {
     pub(crate) shutdown_grace: Duration,
     pub(crate) retire_grace: Duration,
     pub(crate) start_timeout: Duration,
+    pub(crate) heartbeat: Duration,
+    pub(crate) max_requests: usize,
+    pub(crate) max_age: Duration,
+    pub(crate) memory_soft_limit: usize,
+    pub(crate) memory_hard_limit: usize,
     pub(crate) python: Option<PathBuf>,
     pub(crate) venv: Option<PathBuf>,
     pub(crate) python_path: Vec<PathBuf>,
@@ -75,6 +80,11 @@ impl PoolConfig {
             shutdown_grace: Duration::from_secs(5),
             retire_grace: Duration::from_secs(60),
             start_timeout: Duration::from_secs(60),
+            heartbeat: Duration::from_secs(2),
+            max_requests: usize::MAX,
+            max_age: Duration::MAX,
+            memory_soft_limit: usize::MAX,
+            memory_hard_limit: usize::MAX,
             python: None,
             venv: None,
             python_path: Vec::new(),
@@ -172,6 +182,68 @@ impl PoolConfig {
         self
     }
 
+    /// How often a worker in which no call runs is asked whether it answers. Default: 2 s; silent for three
+    /// times as long it is killed and replaced. `Duration::MAX`: never.
+    ///
+    /// A shorter one finds a worker that is stuck between calls sooner, and costs more wake-ups of an idle
+    /// bridge. Finalizers count: one that takes so long while no call runs ends its worker.
+    pub fn heartbeat(mut self, interval: Duration) -> Self {
+        self.heartbeat = interval;
+        self
+    }
+
+    /// After how many calls a worker is replaced, each batch of a stream being one; those that were sent to
+    /// it by then are run there too. Default: no limit.
+    ///
+    /// For code that leaks. It retires as with [`restart_worker`](crate::SnakeBridge::restart_worker): the
+    /// replacement is started first, sessions that hold something in it have `retire_grace`, and of one
+    /// pool no two workers retire at a time for such a limit.
+    ///
+    /// ```
+    /// # #[actix::main]
+    /// # async fn main() -> snakebridge::Result<()> {
+    /// use snakebridge::{PoolConfig, SnakeBridge};
+    ///
+    /// let py = SnakeBridge::builder().pool(PoolConfig::new("p").size(1).max_requests(2)).start().await?;
+    /// let mut pids = std::collections::BTreeSet::new();
+    /// for _ in 0..4 {
+    ///     pids.insert(py.call("os", "getpid", ()).extract::<u32>().await?);
+    /// }
+    /// assert_eq!(pids.len(), 2);
+    /// # py.shutdown().await
+    /// # }
+    /// ```
+    pub fn max_requests(mut self, calls: usize) -> Self {
+        self.max_requests = calls;
+        self
+    }
+
+    /// How old a worker gets before it is replaced, as by `max_requests`; the limit of each lies at random
+    /// between this and a tenth more. Default: no limit.
+    pub fn max_age(mut self, age: Duration) -> Self {
+        self.max_age = age;
+        self
+    }
+
+    /// How many bytes a worker may have resident before it is replaced, as by `max_requests`, once it has run
+    /// a call. Default: no limit.
+    ///
+    /// The kernel's count of resident memory is read with each heartbeat, and every 100 ms while a call is
+    /// open. It has what a forked worker shares with others counted in each, is exact to some hundred KiB, and
+    /// leaves out processes that the worker has started. What comes and goes between two looks is not seen.
+    pub fn memory_soft_limit(mut self, bytes: usize) -> Self {
+        self.memory_soft_limit = bytes;
+        self
+    }
+
+    /// How many bytes a worker may have resident before it is killed and replaced: its running calls get
+    /// `WorkerCrashed`. Default: no limit. Looked at as the soft limit is; it is no protection against what
+    /// takes more than there is within 100 ms.
+    pub fn memory_hard_limit(mut self, bytes: usize) -> Self {
+        self.memory_hard_limit = bytes;
+        self
+    }
+
     /// The interpreter, CPython 3.10 or later. Default: `SNAKEBRIDGE_PYTHON`, `VIRTUAL_ENV`,
     /// `./.venv`, `python3`, whichever is first. The first that is named must do.
     pub fn python(mut self, path: impl Into<PathBuf>) -> Self {
@@ -248,6 +320,11 @@ impl PoolConfig {
         self
     }
 
+    /// How often workers are asked whether they answer; none: never.
+    pub(crate) fn heartbeat_interval(&self) -> Option<Duration> {
+        (self.heartbeat < FOREVER).then_some(self.heartbeat)
+    }
+
     /// The restart budget in force.
     pub(crate) fn budget(&self) -> (usize, Duration) {
         self.restart_budget.unwrap_or((10.max(2 * self.size), Duration::from_secs(60)))
@@ -270,6 +347,18 @@ impl PoolConfig {
         if self.concurrency > MAX_CONCURRENCY {
             return wrong("concurrency is above 32");
         }
+        if self.max_requests == 0 {
+            return wrong("max_requests is 0, a worker runs at least one call");
+        }
+        if self.max_age.is_zero() {
+            return wrong("max_age is 0, a worker lives for some time");
+        }
+        if self.memory_hard_limit == 0 || self.memory_soft_limit == 0 {
+            return wrong("a memory limit is 0, Python needs some");
+        }
+        if self.heartbeat < SHORTEST_HEARTBEAT {
+            return wrong("heartbeat is below 10 ms");
+        }
         if let Some(init) = &self.init
             && init.split_once(':').is_none_or(|(module, function)| module.is_empty() || function.is_empty())
         {
@@ -278,6 +367,9 @@ impl PoolConfig {
         Ok(())
     }
 }
+
+/// What is asked more often than a busy machine can answer kills those that are well.
+const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(10);
 
 /// One entry of the control page per concurrent call has to fit in it.
 pub(crate) const MAX_CONCURRENCY: usize = 32;

@@ -93,7 +93,7 @@ pub(crate) struct Batch<T> {
 pub(crate) enum BatchEnd {
     More,
     End,
-    Raised(PythonError),
+    Raised(Arc<PythonError>),
 }
 
 /// What a worker is asked for where a batch of such items is wanted.
@@ -119,7 +119,7 @@ pub(crate) fn decode_batch<T: DeserializeOwned>(
     let end = match end.view() {
         View::None => BatchEnd::More,
         View::Bytes([]) => BatchEnd::End,
-        View::Bytes(described) => BatchEnd::Raised(decode_error(described)?),
+        View::Bytes(described) => BatchEnd::Raised(Arc::new(decode_error(described)?)),
         _ => return Err(no_batch()),
     };
     Ok(Batch { items, end, bytes: body.len() })

@@ -18,6 +18,7 @@ mod mapping;
 mod output;
 mod page;
 mod reports;
+mod residency;
 mod spawn;
 #[cfg(test)]
 mod tests;
@@ -32,12 +33,11 @@ pub(crate) use link::Link;
 pub(crate) use output::Output;
 pub(crate) use page::Page;
 pub(crate) use reports::{ZygoteEvent, ZygoteEvents};
+pub(crate) use residency::Residency;
 pub(crate) use spawn::tied;
 pub(crate) use zygote::{StartError, Zygote, ZygoteSpec};
 
 /// The resident memory of a process, in bytes; 0 if the system does not say.
 pub(crate) fn resident_bytes(pid: u32) -> u64 {
-    let pages = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok();
-    let resident = pages.as_deref().and_then(|pages| pages.split(' ').nth(1)?.parse::<u64>().ok());
-    resident.unwrap_or(0) * rustix::param::page_size() as u64
+    Residency::open(pid).map_or(0, |residency| residency.bytes())
 }

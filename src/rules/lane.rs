@@ -48,6 +48,8 @@ pub(crate) struct Granted {
     pub(crate) on: Option<CallId>,
     pub(crate) deadline: Option<Instant>,
     pub(crate) timeout: Option<Duration>,
+    /// Should it have begun when the worker dies, it is run once more, elsewhere.
+    pub(crate) may_rerun: bool,
 }
 
 /// The *begun* words of an entry.
@@ -104,6 +106,8 @@ pub(crate) struct Death {
     /// Not begun: their bodies go back to their sessions before the pool hears of the exit, and each
     /// is told to the pool as passed after it.
     pub(crate) returned: Vec<CallId>,
+    /// Of these, the ones that had begun all the same, and are run once more.
+    pub(crate) rerun: Vec<CallId>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,7 +149,16 @@ struct InFlight {
     /// It waits for a callback.
     waits: bool,
     deadline: Option<(Instant, Duration)>,
+    may_rerun: bool,
     stage: Stage,
+}
+
+impl InFlight {
+    fn has_begun(&self, seq: u64, begun: &[Begun]) -> bool {
+        let begun = begun.get(self.entry as usize).copied().unwrap_or_default();
+        let word = if self.nested { begun.nested } else { begun.plain };
+        word >= seq
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -219,7 +232,7 @@ impl Lane {
 
     /// A granted request has come; none if it was taken back before, and is not to be sent.
     pub(crate) fn handle_granted(&mut self, granted: Granted) -> Option<Sent> {
-        let Granted { call, session, tree, on, deadline, timeout } = granted;
+        let Granted { call, session, tree, on, deadline, timeout, may_rerun } = granted;
         if self.awaited.remove(&call) {
             self.actions.extend([LaneAction::TakenBack { call }, LaneAction::Passed { call }]);
             return None;
@@ -233,7 +246,8 @@ impl Lane {
         let deadline = deadline.map(|at| (at, timeout.unwrap_or_default()));
         self.seqs.insert(call, seq);
         let tree = tree.unwrap_or(call);
-        let sent = InFlight { call, session, entry, nested, tree, waits: false, deadline, stage: Stage::Sent };
+        let stage = Stage::Sent;
+        let sent = InFlight { call, session, entry, nested, tree, waits: false, deadline, may_rerun, stage };
         self.open.insert(seq, sent);
         Some(Sent { seq, entry, nested })
     }
@@ -384,12 +398,15 @@ impl Lane {
     pub(crate) fn handle_exit(&mut self, begun: &[Begun]) -> Death {
         let mut death = Death::default();
         for (seq, call) in std::mem::take(&mut self.open) {
-            let begun = begun.get(call.entry as usize).copied().unwrap_or_default();
-            let began = if call.nested { begun.nested } else { begun.plain } >= seq;
+            let began = call.has_begun(seq, begun);
             match call.stage {
                 // Its body went back when it was taken back.
                 Stage::Revoked(Wish::Pool) => {}
                 Stage::Revoked(Wish::Deadline | Wish::Caller) | Stage::Overdue { .. } => death.over.push(call.call),
+                Stage::Sent | Stage::Kept if began && call.may_rerun => {
+                    death.returned.push(call.call);
+                    death.rerun.push(call.call);
+                }
                 Stage::Sent | Stage::Revoking(_) | Stage::Kept if began => {
                     death.over.push(call.call);
                     death.crashed.push(call.call);
@@ -425,6 +442,14 @@ impl Lane {
         self.timers.first().map(|(at, _)| *at)
     }
 
+    /// Whether a call runs in the worker, waiting for a callback included; `begun` are the page's words, by entry.
+    pub(crate) fn is_running(&self, begun: &[Begun]) -> bool {
+        self.open.iter().any(|(seq, call)| match call.stage {
+            Stage::Revoked(_) => false,
+            Stage::Sent | Stage::Revoking(_) | Stage::Kept | Stage::Overdue { .. } => call.has_begun(*seq, begun),
+        })
+    }
+
     /// Whether that call never begins, and the worker has yet to pass it.
     pub(crate) fn is_revoked(&self, seq: u64) -> bool {
         self.open.get(&seq).is_some_and(|call| matches!(call.stage, Stage::Revoked(_)))
@@ -433,6 +458,11 @@ impl Lane {
     /// Whether the end of that call, which has begun, is waited for.
     pub(crate) fn is_overdue(&self, seq: u64) -> bool {
         self.open.get(&seq).is_some_and(|call| matches!(call.stage, Stage::Overdue { .. }))
+    }
+
+    /// How an open call was sent.
+    pub(crate) fn sent(&self, seq: u64) -> Option<Sent> {
+        self.open.get(&seq).map(|call| Sent { seq, entry: call.entry, nested: call.nested })
     }
 
     /// The open call of that number.

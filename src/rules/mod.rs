@@ -18,11 +18,15 @@ macro_rules! reach {
 }
 
 pub(crate) mod address;
+pub(crate) mod heartbeat;
 pub(crate) mod lane;
+pub(crate) mod memory;
+pub(crate) mod poison;
 pub(crate) mod pool;
 pub(crate) mod refs;
 pub(crate) mod restart;
 pub(crate) mod session;
+pub(crate) mod stall;
 
 #[cfg(test)]
 mod sim;
@@ -77,6 +81,7 @@ mod tests {
         OWN.iter().chain(STD).chain(CHILDREN).any(|root| is_of(root))
     }
 
-    const CHILDREN: &[&str] =
-        &["action", "call", "check", "observe", "queue", "session", "slot", "ticket", "timer", "worker", "world"];
+    const CHILDREN: &[&str] = &[
+        "action", "call", "check", "observe", "queue", "renew", "session", "slot", "ticket", "timer", "worker", "world",
+    ];
 }

@@ -36,7 +36,7 @@ def read(message: bytes) -> dict[str, Any]:
     """What the worker's loop takes from a message of the host."""
     view = memoryview(message)
     kind = message[0]
-    if kind == wire.STOP:
+    if kind in (wire.STOP, wire.PING):
         return {"kind": kind}
     if kind == wire.FREE:
         refs, released = wire.read_free(view)

@@ -150,6 +150,7 @@ fn to_worker() -> Vec<(ToWorker<'static>, &'static [u8], &'static str)> {
             b"",
             "dict(kind=HOST_REPLY, seq=1 << 50, entry=31, ended=CANCELLED, place=INLINE, block=0, length=0, released=[], body=b'')",
         ),
+        (ToWorker::Ping, b"", "dict(kind=PING)"),
     ]
 }
 
@@ -213,6 +214,7 @@ fn from_worker() -> Vec<(FromWorker, &'static [u8], &'static str)> {
             b"abc",
             "host_call(7, 5, INLINE, 0, 3, [3], [1, 1 << 36 | 9]) + b'abc'",
         ),
+        (FromWorker::Pong, b"", "PONG_MESSAGE"),
     ]
 }
 

@@ -92,6 +92,8 @@ pub(crate) enum ToWorker<'a> {
         /// Blocks of the worker that the host has read.
         released: Vec<u32>,
     },
+    /// Say that you take messages.
+    Ping,
 }
 
 /// A call, plain or nested.
@@ -175,6 +177,8 @@ pub(crate) enum FromWorker {
         /// The refs that the body holds.
         refs: Vec<u64>,
     },
+    /// It takes messages: the answer to one `Ping`.
+    Pong,
 }
 
 /// A message that is not one.
@@ -205,7 +209,7 @@ impl FromWorker {
                     Place::Block { .. } => 0,
                 }
             }
-            Self::Hello { .. } | Self::Passed { .. } => 0,
+            Self::Hello { .. } | Self::Passed { .. } | Self::Pong => 0,
         };
         if rest.len() == inline { Ok((message, rest)) } else { Err(Malformed("a body of another length than said")) }
     }

@@ -1,6 +1,7 @@
 //! What fails in the system that the reference page describes, and holds here.
 
 use crate::support::{Busy, Gate, code, kill, pid, pool, start, until, within};
+use futures::StreamExt;
 use futures::future::join_all;
 use snakebridge::{Affinity, PyRef, Value};
 use std::collections::BTreeSet;
@@ -172,5 +173,41 @@ async fn a_worker_killed_five_times_in_a_row_leaves_the_pool_whole_and_the_stati
     for call in both {
         within("a held call", call).await.unwrap().unwrap();
     }
+    py.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_call_or_stream_that_raises_what_breaks_its_worker_taints_it() {
+    let py = start([pool("p", 2)]).await;
+    let raising = |error: &str| format!("def poison():\n    raise {error}\n    yield\n");
+    for (error, reason) in [
+        ("MemoryError('none left')", "a call raised MemoryError: none left"),
+        (
+            "RuntimeError('CUDA error: unspecified launch failure')",
+            "a call raised RuntimeError: CUDA error: unspecified launch failure",
+        ),
+    ] {
+        let session = py.session("s");
+        session.exec(raising(error)).await.unwrap();
+        for is_stream in [false, true] {
+            let failed = if is_stream {
+                let mut items = session.eval("poison()").stream::<i64>().await.unwrap();
+                within("the end", items.next()).await.unwrap().unwrap_err()
+            } else {
+                session.eval("next(poison())").await.unwrap_err()
+            };
+            assert_eq!(failed.code(), "python");
+            until("the taint", || async { py.workers().await.iter().any(|worker| worker.tainted.is_some()) }).await;
+            let tainted = py.workers().await.into_iter().find(|worker| worker.tainted.is_some()).unwrap();
+            let taint = tainted.tainted.unwrap();
+            assert_eq!(taint.reason, reason);
+            let left = taint.until.duration_since(std::time::SystemTime::now()).unwrap();
+            assert!(left > Duration::from_secs(50) && left <= Duration::from_secs(60), "{left:?}");
+            py.clear_taint(&tainted.id).await.unwrap();
+        }
+        session.release().await.unwrap();
+    }
+    py.call("builtins", "int", ("x",)).discard().await.unwrap_err();
+    assert!(py.workers().await.iter().all(|worker| worker.tainted.is_none()));
     py.shutdown().await.unwrap();
 }

@@ -34,6 +34,7 @@ fn every_fact_of_the_catalogue_is_told() {
         let config = pool("p", 1)
             .env("FAIL_IF", fails.path())
             .init("bridge_helpers:fail_if_told")
+            .heartbeat(Duration::from_millis(500))
             .restart_budget(2, Duration::from_millis(400))
             .restart_backoff(Duration::ZERO, Duration::ZERO);
         let py = start(Config::new().pool(config).call_events(true)).await;
@@ -60,6 +61,8 @@ fn every_fact_of_the_catalogue_is_told() {
         dropped.abort();
         gate.open();
 
+        // Long enough for a tick to fall into it, and to come late.
+        std::thread::sleep(Duration::from_millis(1_000));
         let worker = py.workers().await.remove(0).id;
         py.taint(&worker, Duration::from_secs(600), "a test").await.unwrap();
         py.clear_taint(&worker).await.unwrap();

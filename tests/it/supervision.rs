@@ -2,7 +2,7 @@
 
 use crate::support::{Busy, Dir, Gate, code, is_alive, kill, pid, pool, start, until, within};
 use futures::StreamExt;
-use snakebridge::{Affinity, Event, Fact, PoolStatus, PyRef, Ran, SnakeBridge, StartMethod, WorkerState};
+use snakebridge::{Affinity, Error, Event, Fact, PoolStatus, PyRef, Ran, SnakeBridge, StartMethod, WorkerState};
 use std::time::Duration;
 
 #[tokio::test]
@@ -12,6 +12,11 @@ async fn the_call_that_ran_gets_worker_crashed_with_cause_and_last_words() {
         let error = within("a call that dies", py.call("bridge_helpers", "die", (how,)).discard()).await.unwrap_err();
         assert_eq!((error.code(), error.ran()), ("worker_crashed", Ran::Maybe));
         assert!(error.to_string().contains(cause), "{how}: {error}");
+        let Error::WorkerCrashed(crash) = &error else { panic!("{error:?}") };
+        assert_eq!((crash.worker.pool().as_str(), &*crash.cause), ("p", cause));
+        assert!(crash.call.is_some() && crash.running_for < Duration::from_secs(20), "{crash:?}");
+        // The zygote is given 10 ms to tell.
+        assert!(crash.peak_memory.is_none_or(|bytes| bytes > 1 << 20), "{crash:?}");
         py.await_ready(Duration::from_secs(20)).await.unwrap();
     }
     let error = py.call("bridge_helpers", "die", ("stderr",)).discard().await.unwrap_err();
@@ -290,4 +295,23 @@ async fn a_bridge_runs_on_every_python_that_is_there() {
         assert_eq!(code(py.call("bridge_helpers", "die", ("segv",)).await), "worker_crashed");
         py.shutdown().await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_crash_says_how_long_its_call_had_run_and_how_large_the_worker_was() {
+    let py = start([pool("p", 1).affinity(Affinity::StrictQueue)]).await;
+    let session = py.session("s");
+    let began = std::time::Instant::now();
+    // Both are sent at once, and the second runs when the first is over.
+    let first = session.call("time", "sleep", (0.5,)).discard();
+    let second = session.eval("[bytes(b'x' * (64 << 20)), __import__('time').sleep(0.2), __import__('os')._exit(3)]");
+    let (first, second) = within("both", futures::future::join(first, second)).await;
+    let took = began.elapsed();
+    first.unwrap();
+    let Error::WorkerCrashed(crash) = second.unwrap_err() else { panic!("no crash") };
+    let running_for = crash.running_for;
+    assert!(running_for >= Duration::from_millis(200), "{running_for:?}");
+    assert!(running_for <= took - Duration::from_millis(500), "{running_for:?} of {took:?}");
+    assert!(crash.peak_memory.is_none_or(|bytes| bytes > 64 << 20), "{crash:?}");
+    py.shutdown().await.unwrap();
 }

@@ -334,6 +334,9 @@ def serve(shared: Shared) -> None:
             # Likewise: nobody waits for it.
             shared.answer(view)
             continue
+        elif kind == wire.PING:
+            shared.send(wire.PONG_MESSAGE)
+            continue
         else:
             return
         while kept:
@@ -381,6 +384,8 @@ class Receiver:
             return free(shared, view)
         if kind == wire.HOST_REPLY:
             return shared.answer(view)
+        if kind == wire.PING:
+            return shared.send(wire.PONG_MESSAGE)
         if kind == wire.STOP:
             return host.STOP
         if view[RELEASED]:
@@ -418,6 +423,8 @@ def serve_threads(shared: Shared, concurrency: int) -> None:
         elif kind == wire.HOST_REPLY:
             answer = shared.answer(view)
             queues[answer.entry].put(answer)
+        elif kind == wire.PING:
+            shared.send(wire.PONG_MESSAGE)
         else:
             for waiting in queues:
                 waiting.put(host.STOP)

@@ -12,8 +12,8 @@ from typing import Sequence
 
 PROTOCOL = 1
 
-CALL, FREE, STOP, NESTED, HOST_REPLY = range(5)
-HELLO, START_FAILED, REPLY, PASSED, HOST_CALL = range(5)
+CALL, FREE, STOP, NESTED, HOST_REPLY, PING = range(6)
+HELLO, START_FAILED, REPLY, PASSED, HOST_CALL, PONG = range(6)
 VALUE, RAISED, NO_SUCH_REF, UNSENDABLE, PART = range(5)
 HOST_VALUE, HOST_FAILED, NO_SUCH_FUNCTION, CANCELLED = range(4)
 INLINE, BLOCK = range(2)
@@ -35,6 +35,9 @@ ANSWER_RELEASED_AT = HOST_REPLY_HEAD.size - 8
 _HELLO = struct.Struct("<III")
 _START_FAILED = struct.Struct("<IIIQ")
 _PASSED = struct.Struct("<IQQ")
+
+#: The answer to a ping.
+PONG_MESSAGE = struct.pack("<I", PONG)
 
 #: Their ids stand in the head of a reply, which has to fit into a datagram.
 MOST_REFS = 16_384

@@ -105,7 +105,9 @@ impl Handler<PoolStatus> for PoolSupervisor {
     fn handle(&mut self, _: PoolStatus, _: &mut Context<Self>) -> PoolReport {
         self.journal.note(Handled::Asked, None, None, || "status told");
         let (mut ready, mut busy) = (0, 0);
-        for view in self.rules.workers() {
+        let unresponsive = self.workers.values().filter(|member| member.is_silent).count();
+        let answers = |id: &WorkerId| self.workers.get(id).is_some_and(|member| !member.is_silent);
+        for view in self.rules.workers().filter(|view| answers(view.id)) {
             ready += usize::from(matches!(view.standing, Standing::Free | Standing::Busy));
             busy += usize::from(view.standing == Standing::Busy);
         }
@@ -115,6 +117,7 @@ impl Handler<PoolStatus> for PoolSupervisor {
                 size: self.size,
                 ready,
                 busy,
+                unresponsive,
                 waiting: self.rules.waiting(),
                 finished: self.finished,
                 deaths: self.deaths,

@@ -1,9 +1,10 @@
 //! What users want of a pool.
 
 use super::PoolSupervisor;
-use crate::error::{Error, Result};
+use crate::error::{Error, PythonError, Result};
 use crate::id::WorkerId;
 use crate::observe::Handled;
+use crate::rules::poison::{POISONED_FOR, poison};
 use crate::rules::pool::UnknownWorker;
 use actix::prelude::*;
 use std::time::{Duration, Instant};
@@ -16,6 +17,14 @@ pub(crate) struct TaintWorker {
     pub(crate) worker: WorkerId,
     pub(crate) how_long: Duration,
     pub(crate) reason: String,
+}
+
+impl TaintWorker {
+    /// Of a worker whose call has raised what says that it is broken.
+    pub(crate) fn for_raised(worker: &WorkerId, error: &PythonError) -> Option<Self> {
+        let reason = poison(error.module(), error.type_name(), error.message())?;
+        Some(Self { worker: worker.clone(), how_long: POISONED_FOR, reason })
+    }
 }
 
 fn known(outcome: Result<(), UnknownWorker>) -> Result<()> {
@@ -59,31 +68,35 @@ pub(crate) struct RestartWorker {
 }
 
 impl Handler<RestartWorker> for PoolSupervisor {
-    type Result = Result<()>;
+    type Result = ResponseFuture<Result<()>>;
 
-    fn handle(&mut self, restart: RestartWorker, ctx: &mut Context<Self>) -> Result<()> {
+    fn handle(&mut self, restart: RestartWorker, ctx: &mut Context<Self>) -> ResponseFuture<Result<()>> {
         self.hear_of_worker(Handled::Restart, &restart.worker);
         let outcome = self.rules.restart_worker(&restart.worker, Instant::now());
         self.perform(ctx);
-        known(outcome)
+        match known(outcome) {
+            Ok(()) => self.settled(),
+            Err(unknown) => Box::pin(async { Err(unknown) }),
+        }
     }
 }
 
 /// Have another number of workers.
 #[derive(Message)]
-#[rtype(result = "()")]
+#[rtype(result = "Result<()>")]
 pub(crate) struct Resize {
     pub(crate) size: usize,
 }
 
 impl Handler<Resize> for PoolSupervisor {
-    type Result = ();
+    type Result = ResponseFuture<Result<()>>;
 
-    fn handle(&mut self, Resize { size }: Resize, ctx: &mut Context<Self>) {
+    fn handle(&mut self, Resize { size }: Resize, ctx: &mut Context<Self>) -> ResponseFuture<Result<()>> {
         self.hear(Handled::Resize);
         self.size = size;
         self.rules.resize(size, Instant::now());
         self.perform(ctx);
+        self.settled()
     }
 }
 

@@ -173,6 +173,44 @@ impl Handler<Died> for PoolSupervisor {
     }
 }
 
+/// It has left a heartbeat unanswered, or is heard again.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Silence {
+    pub(crate) worker: WorkerId,
+    pub(crate) is_silent: bool,
+}
+
+impl Handler<Silence> for PoolSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, Silence { worker, is_silent }: Silence, _: &mut Context<Self>) {
+        let what = if is_silent { "silent" } else { "heard again" };
+        self.journal.note(Handled::SilenceTold, None, None, || format!("{worker}: {what}"));
+        if let Some(member) = self.workers.get_mut(&worker) {
+            member.is_silent = is_silent;
+        }
+    }
+}
+
+/// It has too much memory.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct RenewWorker {
+    pub(crate) worker: WorkerId,
+    pub(crate) reason: String,
+}
+
+impl Handler<RenewWorker> for PoolSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, RenewWorker { worker, reason }: RenewWorker, ctx: &mut Context<Self>) {
+        self.hear_of_worker(Handled::Renew, &worker);
+        self.rules.renew(&worker, reason, Instant::now());
+        self.perform(ctx);
+    }
+}
+
 /// The decoder has found that it writes what no worker of ours writes.
 #[derive(Message)]
 #[rtype(result = "()")]

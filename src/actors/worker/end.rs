@@ -5,9 +5,10 @@
 use super::{Phase, WorkerActor};
 use crate::actors::pool::{Died, StartFailed, TakingBack};
 use crate::actors::registry::WorkerLost;
+use crate::actors::request::Request;
 use crate::error::{Crash, Error, Ran};
 use crate::process::Exit;
-use crate::rules::lane::Begun;
+use crate::rules::lane::Sent;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,22 +35,35 @@ impl WorkerActor {
         self.phase = Phase::Judged;
         self.watch = None;
         self.kill();
+        self.heart.stop();
+        self.residency = None;
         self.callbacks.drop_all();
-        let begun = |entry| Begun { plain: self.page.begun(entry), nested: self.page.begun_nested(entry) };
-        let begun: Vec<Begun> = (0..self.page.entries()).map(begun).collect();
-        let death = self.lane.handle_exit(&begun);
+        let death = self.lane.handle_exit(&self.begun());
         let stderr = self.output.stderr_tail();
         self.note_death(exit, &death);
-        for call in &death.returned {
-            if let Some(request) = self.requests.remove(call) {
-                self.send_back(request);
-            }
-        }
-        let cause = match &self.violation {
-            Some(what) => format!("killed, it broke the protocol: {what}"),
-            None if starting => format!("it ended while it started: {exit}\n{stderr}").trim_end().to_owned(),
-            None => exit.to_string(),
+        let cause = match (&self.violation, &self.killed_for) {
+            (Some(what), _) => format!("killed, it broke the protocol: {what}"),
+            (None, Some(cause)) => cause.clone(),
+            (None, None) if starting => format!("it ended while it started: {exit}\n{stderr}").trim_end().to_owned(),
+            (None, None) => exit.to_string(),
         };
+        let crash = |call, request: &Request, this: &Self| Crash {
+            worker: this.id.clone(),
+            cause: cause.clone(),
+            stderr: stderr.clone(),
+            call: Some(call),
+            running_for: this.running_for(request),
+            peak_memory: Some(exit.max_rss).filter(|bytes| *bytes > 0),
+        };
+        for call in &death.returned {
+            let Some(mut request) = self.requests.remove(call) else { continue };
+            if death.rerun.contains(call) {
+                let crash = crash(*call, &request, self);
+                request.promise.began_before(crash);
+                request.idempotent = false;
+            }
+            self.send_back(request);
+        }
         if let Some(cause) = self.start_failure.take() {
             self.pool.do_send(StartFailed { worker: self.id.clone(), cause, permanent: true });
             return;
@@ -59,16 +73,21 @@ impl WorkerActor {
             self.pool.do_send(TakingBack::Passed { call, worker: self.id.clone() });
         }
         self.registry.do_send(WorkerLost { worker: self.id.clone() });
-        let error = match &self.violation {
-            Some(what) => Error::Protocol { worker: self.id.clone(), what: Arc::clone(what), ran: Ran::Maybe },
-            None if self.for_shutdown => Error::ShuttingDown { ran: Ran::Maybe },
-            None => Error::WorkerCrashed(Arc::new(Crash { worker: self.id.clone(), cause, stderr })),
-        };
         for call in death.crashed {
-            if let Some(request) = self.requests.remove(&call) {
-                request.promise.answer(Err(error.clone()));
-            }
+            let Some(request) = self.requests.remove(&call) else { continue };
+            let error = match &self.violation {
+                Some(what) => Error::Protocol { worker: self.id.clone(), what: Arc::clone(what), ran: Ran::Maybe },
+                None if self.for_shutdown => Error::ShuttingDown { ran: Ran::Maybe },
+                None => Error::WorkerCrashed(Arc::new(crash(call, &request, self))),
+            };
+            request.promise.answer(Err(error));
         }
         self.perform();
+    }
+
+    fn running_for(&self, request: &Request) -> Duration {
+        let Some((sent_at, Sent { entry, nested, .. })) = request.sent else { return Duration::ZERO };
+        let before = if nested { sent_at } else { self.answered_at[entry as usize] };
+        before.max(sent_at).elapsed()
     }
 }

@@ -43,6 +43,14 @@ impl WorkerActor {
         self.journal.note(Handled::Overran, Some(call), session, || "killed: it does not end");
     }
 
+    pub(super) fn note_silence(&self, what: &str) {
+        self.journal.note(Handled::Silence, None, None, || what.to_owned());
+    }
+
+    pub(super) fn note_memory(&self, what: &str) {
+        self.journal.note(Handled::Memory, None, None, || what.to_owned());
+    }
+
     pub(super) fn note_host_call(&self, seq: u64, what: &'static str) {
         self.note_of_open(Handled::HostCall, seq, what);
     }
@@ -67,15 +75,19 @@ impl WorkerActor {
     /// Which calls had begun, as the page says: in one record, and in one for each call.
     pub(super) fn note_death(&self, exit: Exit, death: &Death) {
         self.journal.note(Handled::Judged, None, None, || {
+            let is_rerun = |call: &CallId| death.rerun.contains(call);
+            let begun: Vec<_> = death.crashed.iter().chain(&death.rerun).copied().collect();
+            let not_begun: Vec<_> = death.returned.iter().filter(|call| !is_rerun(call)).copied().collect();
             let cause = self.violation.as_deref().map_or_else(|| exit.to_string(), |what| format!("{exit}, {what}"));
-            format!("{cause}; begun: {}; not begun: {}", listed(&death.crashed), listed(&death.returned))
+            format!("{cause}; begun: {}; not begun: {}", listed(&begun), listed(&not_begun))
         });
         for call in &death.over {
             let is_crashed = death.crashed.contains(call);
             self.note_judged(*call, if is_crashed { "begun" } else { "answered before" });
         }
         for call in &death.returned {
-            self.note_judged(*call, "not begun");
+            let is_rerun = death.rerun.contains(call);
+            self.note_judged(*call, if is_rerun { "begun, runs once more" } else { "not begun" });
         }
     }
 

@@ -3,7 +3,7 @@
 use super::{Phase, WorkerActor};
 use crate::actors::pool::StartFailed;
 use crate::observe::Handled;
-use crate::process::{DeathWatch, Exit};
+use crate::process::{DeathWatch, Exit, Residency};
 use crate::wire::ToWorker;
 use actix::prelude::*;
 use std::future::poll_fn;
@@ -20,6 +20,7 @@ impl Handler<Stop> for WorkerActor {
 
     fn handle(&mut self, _: Stop, _: &mut Context<Self>) {
         self.journal.note(Handled::Stop, None, None, || "told");
+        self.heart.stop();
         self.outbox.send(|_| ToWorker::Stop, &self.page);
     }
 }
@@ -51,13 +52,17 @@ impl Handler<Kill> for WorkerActor {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct Forked {
+    pub(crate) pid: u32,
     pub(crate) pidfd: OwnedFd,
 }
 
 impl Handler<Forked> for WorkerActor {
     type Result = ();
 
-    fn handle(&mut self, Forked { pidfd }: Forked, ctx: &mut Context<Self>) {
+    fn handle(&mut self, Forked { pid, pidfd }: Forked, ctx: &mut Context<Self>) {
+        if self.memory.is_limited() {
+            self.residency = Residency::open(pid).ok();
+        }
         match DeathWatch::new(pidfd) {
             Ok(watch) => {
                 self.journal.note(Handled::Forked, None, None, || "watched");

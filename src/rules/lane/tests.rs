@@ -359,6 +359,19 @@ fn a_cancelled_call_loses_its_callback_and_gets_no_other() {
     assert!(!desk.lane.handle_reply(1).expect("it is open").is_awaited);
 }
 
+#[test]
+fn a_call_that_may_run_once_more_goes_back_though_it_had_begun_unless_its_caller_has_its_answer() {
+    let mut desk = Desk::new(1);
+    for call in 1..=3 {
+        desk.lane.handle_granted(Granted { may_rerun: true, ..granted(call, call) }).expect("it is sent");
+    }
+    desk.lane.cancel(CallId(2), desk.now);
+    desk.lane.handle_revocation(2, 2, desk.now);
+    let death = desk.lane.handle_exit(&[Begun { plain: 2, nested: 0 }]);
+    assert_eq!((death.over, death.crashed), (vec![CallId(2)], vec![]));
+    assert_eq!((death.returned, death.rerun), (vec![CallId(1), CallId(3)], vec![CallId(1)]));
+}
+
 struct Desk {
     lane: Lane,
     now: Instant,
@@ -400,7 +413,7 @@ impl Desk {
 
 fn granted(call: u64, session: u64) -> Granted {
     let session = SessionKey::new("s".into(), session);
-    Granted { call: CallId(call), session, tree: None, on: None, deadline: None, timeout: None }
+    Granted { call: CallId(call), session, tree: None, on: None, deadline: None, timeout: None, may_rerun: false }
 }
 
 fn sent(seq: u64, entry: u32) -> Sent {

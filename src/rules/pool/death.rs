@@ -61,6 +61,7 @@ impl Pool {
         }
         self.serve_all(now);
         self.finish_shutdown();
+        self.renew_next(now);
     }
 
     /// What sessions held there is lost, their homes with a mark.

@@ -215,6 +215,9 @@ impl Pool {
         self.forget_call(id);
         self.after_lease(sid, place, now);
         self.after_lease_in(tree, &lease, now);
+        if ran {
+            self.count_request(place, now);
+        }
     }
 
     /// Ends a lease; the call is on its way within this step.

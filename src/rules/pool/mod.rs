@@ -12,7 +12,8 @@
 //!
 //! **A worker** is a generation of a slot (`slot.rs`): the next one is started only after the exit of
 //! this one was seen. One that **retires** (`retire.rs`) has left its slot already and keeps what
-//! sessions hold in it until they end or its grace is over.
+//! sessions hold in it until they end or its grace is over. One that has served long enough is **renewed**
+//! (`renew.rs`): it retires, when no other of the pool does so for such a reason.
 //!
 //! **A namespace** of a session (`namespace.rs`) lives in one worker, and calls that use it go there.
 //!
@@ -30,6 +31,7 @@ mod namespace;
 mod observe;
 mod queue;
 mod rebuild;
+mod renew;
 mod retire;
 mod route;
 mod session;
@@ -58,6 +60,7 @@ use crate::id::{CallId, WorkerId};
 use crate::rules::restart::Restarts;
 use call::{Call, Stage};
 use queue::Queue;
+use renew::Renewal;
 use session::{Session, Sid};
 use slot::Slot;
 use std::collections::{BTreeMap, VecDeque};
@@ -87,8 +90,11 @@ pub(crate) struct Pool {
     calls: BTreeMap<CallId, Call>,
     queue: Queue,
     restarts: Restarts,
-    /// How many zygotes were lost: workers of an older one retire.
-    zygotes_lost: u64,
+    /// Workers that wait to be renewed, and the last that was.
+    renewals: VecDeque<Renewal>,
+    renewed: Option<Place>,
+    /// How many zygotes were lost or replaced: workers of an older one retire.
+    zygotes_left: u64,
     timers: Timers,
     actions: VecDeque<Action>,
 }
@@ -116,7 +122,9 @@ impl Pool {
             sessions: BTreeMap::new(),
             calls: BTreeMap::new(),
             queue: Queue::default(),
-            zygotes_lost: 0,
+            renewals: VecDeque::new(),
+            renewed: None,
+            zygotes_left: 0,
             timers: Timers::default(),
             actions: VecDeque::new(),
         }
@@ -167,6 +175,7 @@ impl Pool {
                 Timer::Wait(call) => self.on_wait_over(call),
                 Timer::Untaint(place) => self.on_taint_over(place, now),
                 Timer::StartTimeout(place) => self.on_start_timeout(place),
+                Timer::Age(place) => self.on_age_over(place, now),
                 Timer::RetireGrace(place) => self.on_retire_grace_over(place, now),
                 Timer::Linger(place) => self.on_linger_over(place),
                 Timer::BackOff(slot) => self.on_back_off_over(slot, now),

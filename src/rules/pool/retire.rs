@@ -6,7 +6,7 @@ use super::call::{Call, Stage, Target, Then};
 use super::session::Sid;
 use super::slot::SlotState;
 use super::timer::Timer;
-use super::worker::{Place, State};
+use super::worker::{Place, State, Worker};
 use super::{Pool, UnknownWorker};
 use crate::event::Fact;
 use crate::id::{CallId, WorkerId};
@@ -28,6 +28,21 @@ impl Pool {
             self.replace(place, "restart_worker", now);
         }
         Ok(())
+    }
+
+    /// A new zygote stands ready, which has loaded all code anew: every worker of the one before is replaced.
+    pub(crate) fn reload(&mut self, now: Instant) {
+        if self.is_shutting_down() {
+            return;
+        }
+        self.zygotes_left += 1;
+        let is_up = |(place, worker): &(&Place, &Worker)| {
+            matches!(worker.state, State::Starting { .. } | State::Serving) && self.holds_its_slot(**place)
+        };
+        let places: Vec<Place> = self.workers.iter().filter(is_up).map(|(place, _)| *place).collect();
+        for place in places {
+            self.replace(place, "reload", now);
+        }
     }
 
     /// From now on the pool has that many slots, and at least one.
@@ -53,7 +68,7 @@ impl Pool {
         if self.is_shutting_down() {
             return;
         }
-        self.zygotes_lost += 1;
+        self.zygotes_left += 1;
         let serving: Vec<Place> = self
             .workers
             .iter()
@@ -82,7 +97,7 @@ impl Pool {
         self.refuse_if_degraded_for_all();
     }
 
-    fn replace(&mut self, place: Place, reason: &str, now: Instant) {
+    pub(super) fn replace(&mut self, place: Place, reason: &str, now: Instant) {
         self.slots.remove(&place.slot);
         self.add_slot(now);
         self.retire(place, reason, now);

@@ -41,7 +41,7 @@ impl Pool {
     /// The worker takes calls.
     pub(crate) fn handle_ready(&mut self, worker: &WorkerId, now: Instant) {
         let place = Place::from(worker);
-        let zygote_now = self.zygotes_lost;
+        let zygote_now = self.zygotes_left;
         let Some(worker) = self.workers.get_mut(&place) else { return };
         let State::Starting { zygote, until } = worker.state else { return };
         worker.state = State::Serving;
@@ -54,8 +54,10 @@ impl Pool {
             self.retire(place, "its zygote is gone", now);
             return;
         }
+        self.set_age(place, now);
         self.on_slot_ready(now);
         self.serve(place, now);
+        self.renew_next(now);
     }
 
     /// The worker never was, or its exit was seen before it was ready.
@@ -73,6 +75,7 @@ impl Pool {
         self.note_exit(place, cause.clone());
         self.on_slot_down(place, None, cause, permanent, now);
         self.finish_shutdown();
+        self.renew_next(now);
     }
 
     pub(super) fn add_slot(&mut self, now: Instant) {
@@ -89,7 +92,7 @@ impl Pool {
         let place = Place { slot: number, generation: slot.generation };
         let worker = WorkerId::new(self.rules.name.clone(), place.slot, place.generation);
         let until = now + self.rules.start_timeout;
-        self.workers.insert(place, Worker::new(worker.clone(), self.zygotes_lost, until));
+        self.workers.insert(place, Worker::new(worker.clone(), self.zygotes_left, until));
         self.timers.set(until, Timer::StartTimeout(place));
         self.emit(Fact::WorkerStarting { worker: worker.clone() });
         self.act(Action::Start { worker });

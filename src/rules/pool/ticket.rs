@@ -18,6 +18,10 @@ pub(crate) struct PoolRules {
     pub(crate) shutdown_grace: Duration,
     pub(crate) retire_grace: Duration,
     pub(crate) start_timeout: Duration,
+    pub(crate) max_requests: usize,
+    pub(crate) max_age: Option<Duration>,
+    /// A random number, for what is to differ between pools and workers.
+    pub(crate) seed: u64,
     pub(crate) on_worker_lost: OnWorkerLost,
     pub(crate) restart_budget: (usize, Duration),
     pub(crate) restart_backoff: (Duration, Duration),
@@ -41,6 +45,9 @@ impl From<&PoolConfig> for PoolRules {
             shutdown_grace: bounded(config.shutdown_grace),
             retire_grace: bounded(config.retire_grace),
             start_timeout: bounded(config.start_timeout),
+            max_requests: config.max_requests,
+            max_age: (bounded(config.max_age) == config.max_age).then_some(config.max_age),
+            seed: 0,
             on_worker_lost: config.on_worker_lost,
             restart_budget: (config.budget().0, bounded(config.budget().1)),
             restart_backoff: (bounded(config.restart_backoff.0), bounded(config.restart_backoff.1)),
@@ -89,6 +96,18 @@ pub(crate) struct Ticket {
     pub(crate) bytes: usize,
     /// Of the session; else the pool's.
     pub(crate) on_worker_lost: Option<OnWorkerLost>,
+}
+
+impl Ticket {
+    /// Whether a call that was marked `idempotent` may run once more, elsewhere, should it have begun in a worker
+    /// that dies: it is bound to none, and nobody else's work hangs on its first run.
+    pub(crate) fn may_rerun(&self, of_pool: Affinity) -> bool {
+        self.affinity.unwrap_or(of_pool) == Affinity::Hint
+            && self.pinned_to.is_none()
+            && !self.uses_namespace
+            && self.tree.is_none()
+            && self.purpose == Purpose::Call
+    }
 }
 
 /// Why a call gets no worker. None of these calls has begun, nor ever will.

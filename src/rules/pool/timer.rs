@@ -11,6 +11,8 @@ pub(super) enum Timer {
     Wait(CallId),
     Untaint(Place),
     StartTimeout(Place),
+    /// A worker has reached its age.
+    Age(Place),
     RetireGrace(Place),
     /// A worker that was told to exit has not.
     Linger(Place),
@@ -34,7 +36,11 @@ impl Timers {
     /// The worker is gone, and nothing of it is waited for.
     pub(super) fn forget(&mut self, place: Place) {
         self.0.retain(|(_, timer)| match timer {
-            Timer::Untaint(of) | Timer::StartTimeout(of) | Timer::RetireGrace(of) | Timer::Linger(of) => *of != place,
+            Timer::Untaint(of)
+            | Timer::StartTimeout(of)
+            | Timer::Age(of)
+            | Timer::RetireGrace(of)
+            | Timer::Linger(of) => *of != place,
             Timer::Wait(_) | Timer::BackOff(_) | Timer::DegradedTry | Timer::ShutdownGrace => true,
         });
     }

@@ -20,6 +20,7 @@ const FILES: &[(&str, &str)] = &[
     ("queue.txt", include_str!("testdata/queue.txt")),
     ("send_ahead.txt", include_str!("testdata/send_ahead.txt")),
     ("retiring.txt", include_str!("testdata/retiring.txt")),
+    ("renewal.txt", include_str!("testdata/renewal.txt")),
     ("restarts.txt", include_str!("testdata/restarts.txt")),
     ("streams.txt", include_str!("testdata/streams.txt")),
     ("rebuild.txt", include_str!("testdata/rebuild.txt")),
@@ -124,6 +125,12 @@ impl Desk {
         if settings.is_set("rehome") {
             config = config.on_worker_lost(OnWorkerLost::Rehome);
         }
+        if let Some(calls) = settings.number("max_requests") {
+            config = config.max_requests(calls);
+        }
+        if let Some(age) = settings.value("max_age") {
+            config = config.max_age(duration(&age));
+        }
         let mut rules = PoolRules::from(&config);
         rules.send_ahead = settings.number("send_ahead").unwrap_or(0);
         let mut desk = Self {
@@ -183,6 +190,8 @@ impl Desk {
             }
             "clear" => assert!(self.pool.clear_taint(&worker(&words[1]), at).is_ok(), "{command}: no such worker"),
             "restart" => assert!(self.pool.restart_worker(&worker(&words[1]), at).is_ok(), "{command}: no such worker"),
+            "renew" => self.pool.renew(&worker(&words[1]), "why".into(), at),
+            "reload" => self.pool.reload(at),
             "resize" => self.pool.resize(words[1].parse().expect("a number"), at),
             "zygote_lost" => self.pool.handle_zygote_lost(at),
             "reset" => {

@@ -48,6 +48,8 @@ pub(super) struct Worker {
     pub(super) state: State,
     pub(super) taint: Option<Taint>,
     pub(super) ready_at: Option<Instant>,
+    /// How many calls were over there.
+    pub(super) requests: usize,
     /// Open leases in the order of their grants: of those that need room the first `concurrency` run, the
     /// rest are sent ahead.
     pub(super) leases: VecDeque<CallId>,
@@ -72,6 +74,7 @@ impl Worker {
             state: State::Starting { zygote, until },
             taint: None,
             ready_at: None,
+            requests: 0,
             leases: VecDeque::new(),
             nested: 0,
             passing: Vec::new(),

@@ -5,6 +5,7 @@ use super::reach;
 use super::witness::Outcome;
 use super::world::{Mailbox, Message, World};
 use crate::id::{CallId, RefId, SessionKey, WorkerId};
+use crate::rules::heartbeat::{HeartAction, Heartbeat};
 use crate::rules::lane::{Granted, Lane, LaneAction, Sent, Verdict};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -50,6 +51,7 @@ enum Body {
 
 pub(super) struct WorkerActor {
     pub(super) lane: Lane,
+    pub(super) heart: Heartbeat,
     pub(super) process: Process,
     pub(super) has_exited: bool,
     /// Calls that could not be taken back, or so it seemed.
@@ -57,9 +59,10 @@ pub(super) struct WorkerActor {
 }
 
 impl WorkerActor {
-    pub(super) fn new(concurrency: usize, cancel_grace: Duration) -> Self {
+    pub(super) fn new(concurrency: usize, cancel_grace: Duration, heart: Heartbeat) -> Self {
         Self {
             lane: Lane::new(concurrency, cancel_grace),
+            heart,
             process: Process::new(concurrency),
             has_exited: false,
             kept: BTreeSet::new(),
@@ -263,13 +266,17 @@ impl World {
             }
             return;
         }
+        if matches!(message, Message::Reply { .. } | Message::HostCall { .. } | Message::Pass { .. }) {
+            actor.heart.handle_heard(now);
+        }
         match message {
             Message::Request(call, on) => {
                 let record = &self.witness.calls[&call];
                 let session = SessionKey::new("s".into(), record.session);
                 let tree = record.parent.map(|_| self.witness.root(call));
                 let (deadline, timeout) = (record.deadline, record.timeout);
-                match actor.lane.handle_granted(Granted { call, session, tree, on, deadline, timeout }) {
+                let may_rerun = record.may_rerun && record.reruns == 0;
+                match actor.lane.handle_granted(Granted { call, session, tree, on, deadline, timeout, may_rerun }) {
                     Some(Sent { seq, entry, nested }) => {
                         self.post(Mailbox::ToProcess(worker.clone()), Message::Run { seq, entry, nested, call });
                     }
@@ -290,8 +297,15 @@ impl World {
                 self.post(Mailbox::ToProcess(worker.clone()), Message::DropNamespace(key));
             }
             Message::Kill => self.kill(worker),
-            Message::Stop => self.post(Mailbox::ToProcess(worker.clone()), Message::Stop),
+            Message::Stop => {
+                actor.heart.stop();
+                self.post(Mailbox::ToProcess(worker.clone()), Message::Stop);
+            }
             Message::Spawned => self.on_spawned(worker),
+            Message::Pong => {
+                actor.heart.handle_heard(now);
+                actor.heart.handle_pong().expect("the process answers what it was asked");
+            }
             Message::Reply { seq, refs } => self.on_reply(worker, seq, refs),
             Message::HostCall { seq } => self.on_host_call(worker, seq),
             Message::CallbackEnds { seq, call } => self.on_callback_over(worker, seq, call),
@@ -301,6 +315,7 @@ impl World {
             Message::Gone => self.on_gone(worker),
             other => panic!("{other:?} is not for a worker"),
         }
+        self.after_heart(worker);
         self.after_lane(worker);
     }
 
@@ -318,6 +333,7 @@ impl World {
             (Life::Starting, 2) => actor.process.life = Life::Alive,
             (Life::Starting, _) => {
                 actor.process.life = Life::Alive;
+                actor.heart.start(self.now);
                 self.post(Mailbox::Pool, Message::Ready(worker.clone()));
             }
             (Life::Alive | Life::Dead, _) => {}
@@ -346,10 +362,15 @@ impl World {
     fn on_gone(&mut self, worker: &WorkerId) {
         let actor = self.workers.get_mut(worker).expect("it was just told");
         actor.has_exited = true;
+        actor.heart.stop();
         let begun = actor.process.begun.clone();
         let death = actor.lane.handle_exit(&begun);
         let waiting = actor.process.threads.iter().flat_map(|thread| thread.stack.iter().map(|frame| frame.call));
         let waiting: Vec<CallId> = waiting.collect();
+        for call in &death.rerun {
+            reach::hit("run once more".into());
+            self.witness.rerun(*call);
+        }
         for call in &death.returned {
             self.body_back(*call);
         }
@@ -370,6 +391,30 @@ impl World {
             // One that a callback made which died with its call has no caller any more.
             if self.witness.calls[&call].outcome.is_none() {
                 self.answer(call, Outcome::Crashed, Vec::new());
+            }
+        }
+    }
+
+    /// The page is read where the heartbeat is due, as it is.
+    pub(super) fn beat(&mut self, worker: &WorkerId) {
+        let Some(actor) = self.workers.get_mut(worker).filter(|actor| actor.heart.is_due(self.now)) else { return };
+        let runs = actor.lane.is_running(&actor.process.begun);
+        actor.heart.handle_timeout(runs, self.now);
+        self.after_heart(worker);
+    }
+
+    fn after_heart(&mut self, worker: &WorkerId) {
+        while let Some(action) = self.workers.get_mut(worker).and_then(|actor| actor.heart.poll_action()) {
+            self.note(&format!("{worker} {action:?}"));
+            match action {
+                HeartAction::Ping => self.post(Mailbox::ToProcess(worker.clone()), Message::Ping),
+                HeartAction::Silent => reach::hit("silent".into()),
+                HeartAction::Heard => reach::hit("silent, and heard again".into()),
+                HeartAction::Kill { .. } => {
+                    self.workers[worker].process.assert_silent(worker, self.now);
+                    reach::hit("killed, it did not answer".into());
+                    self.kill(worker);
+                }
             }
         }
     }

@@ -1,8 +1,10 @@
 //! A simulated worker process: threads that take calls in order, a page, objects.
 
-use crate::id::{CallId, RefId};
+use super::world::Message;
+use crate::id::{CallId, RefId, WorkerId};
 use crate::rules::lane::Begun;
 use std::collections::{BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
 
 #[derive(Debug)]
 pub(super) struct Process {
@@ -18,6 +20,12 @@ pub(super) struct Process {
     pub(super) objects: BTreeSet<RefId>,
     /// The sessions whose namespace was made there.
     pub(super) namespaces: BTreeSet<u64>,
+    /// By a signal: it does nothing until it is continued, and `held` is what it does then.
+    pub(super) is_stopped: bool,
+    pub(super) continued_at: Option<Instant>,
+    pub(super) held: VecDeque<Message>,
+    /// To be answered once the calls before them are over.
+    pub(super) pings: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +103,25 @@ impl Process {
             struck: BTreeSet::new(),
             objects: BTreeSet::new(),
             namespaces: BTreeSet::new(),
+            is_stopped: false,
+            continued_at: None,
+            held: VecDeque::new(),
+            pings: 0,
         }
     }
+
+    /// It is to be killed, since it does not answer: no call runs in it, and its answers are not on their way.
+    pub(super) fn assert_silent(&self, worker: &WorkerId, now: Instant) {
+        if self.life == Life::Dead {
+            return;
+        }
+        let answers_soon = self.continued_at.is_some_and(|at| now < at + ANSWERS_WITHIN);
+        assert!(self.is_stopped || answers_soon, "{worker} is killed, and it answers");
+        // One that was taken back and is about to be passed never runs.
+        let runs = |frame: &Frame| frame.step != Step::Begun || !self.revoked.contains(&frame.seq);
+        let is_running = self.threads.iter().any(|thread| thread.stack.iter().any(runs));
+        assert!(!is_running || answers_soon, "{worker} is killed while a call runs in it");
+    }
 }
+
+const ANSWERS_WITHIN: Duration = Duration::from_millis(2);

@@ -24,7 +24,22 @@ impl World {
         let Some(actor) = self.workers.get_mut(worker).filter(|actor| actor.process.life == Life::Alive) else {
             return;
         };
+        if actor.process.is_stopped && !matches!(message, Message::Continue) {
+            return actor.process.held.push_back(message);
+        }
         match message {
+            Message::Continue => {
+                if std::mem::replace(&mut actor.process.is_stopped, false) {
+                    actor.process.continued_at = Some(self.now);
+                }
+                for message in std::mem::take(&mut actor.process.held) {
+                    self.tell_process(worker, message);
+                }
+            }
+            Message::Ping => {
+                actor.process.pings += 1;
+                self.answer_pings(worker);
+            }
             Message::Run { seq, entry, nested, call } => {
                 let thread = &mut actor.process.threads[entry as usize];
                 let waiting = if nested { &mut thread.nested } else { &mut thread.inbox };
@@ -51,6 +66,17 @@ impl World {
             }
             Message::Step(..) => {}
             other => panic!("{other:?} is not for a process"),
+        }
+    }
+
+    /// One thread answers between calls; with more there is one that does nothing else.
+    fn answer_pings(&mut self, worker: &WorkerId) {
+        let Some(actor) = self.workers.get_mut(worker) else { return };
+        let threads = &actor.process.threads;
+        if threads.len() > 1 || !threads[0].is_awake {
+            for _ in 0..std::mem::take(&mut actor.process.pings) {
+                self.post(Mailbox::FromProcess(worker.clone()), Message::Pong);
+            }
         }
     }
 
@@ -85,6 +111,8 @@ impl World {
             None | Some(Frame { step: Step::Waiting, .. }) => {
                 if let Some((seq, call, nested)) = thread.take_next() {
                     self.begin(worker, entry, seq, call, nested);
+                } else {
+                    self.answer_pings(worker);
                 }
             }
             Some(Frame { seq, step: Step::Begun, .. }) if actor.process.revoked.remove(&seq) => {
@@ -96,7 +124,14 @@ impl World {
                 if let Some(top) = thread.stack.last_mut() {
                     top.step = Step::Running;
                 }
-                if let Some(session) = self.witness.begin(call, worker) {
+                if let Some(before) = &self.witness.calls[&call].ran_at {
+                    let is_over = self.workers.get(before).is_none_or(|before| before.process.life == Life::Dead);
+                    assert!(is_over, "{call} runs in {before} and in {worker}");
+                    reach::hit("a call begins once more".into());
+                }
+                if let Some(session) = self.witness.begin(call, worker)
+                    && let Some(actor) = self.workers.get_mut(worker)
+                {
                     actor.process.namespaces.insert(session);
                 }
                 self.run_on(worker, entry);

@@ -32,6 +32,9 @@ pub(super) struct Record {
     pub(super) timeout: Option<Duration>,
     pub(super) outcome: Option<Outcome>,
     pub(super) ran_at: Option<WorkerId>,
+    pub(super) may_rerun: bool,
+    /// How often it was sent back though it had begun.
+    pub(super) reruns: u32,
 }
 
 #[derive(Default)]
@@ -57,7 +60,7 @@ impl Witness {
             Some(earlier) => panic!("{call} is answered twice: {earlier:?}, then {outcome:?}"),
             None => record.outcome = Some(outcome),
         }
-        if never_ran(outcome) {
+        if never_ran(outcome) && record.reruns == 0 {
             assert_eq!(record.ran_at, None, "{call} has {outcome:?}, and it ran");
         }
         true
@@ -72,10 +75,19 @@ impl Witness {
         self.always_anew.insert(session);
     }
 
+    /// It had begun in a worker that has died, and is to run once more.
+    pub(super) fn rerun(&mut self, call: CallId) {
+        let record = self.calls.get_mut(&call).expect("only a call that was made is sent back");
+        record.reruns += 1;
+        assert!(record.may_rerun && record.reruns == 1, "{call} is run again and again");
+    }
+
     /// User code of a call begins in a worker; returns the session whose namespace it uses.
     pub(super) fn begin(&mut self, call: CallId, worker: &WorkerId) -> Option<u64> {
         let record = self.calls.get_mut(&call).expect("only a call that was made begins");
-        assert_eq!(record.ran_at, None, "{call} begins twice, now at {worker}");
+        let may_begin =
+            record.ran_at.is_none() || record.may_rerun && record.reruns == 1 && record.ran_at.as_ref() != Some(worker);
+        assert!(may_begin, "{call} begins twice, now at {worker}: {record:?}");
         assert!(!record.outcome.is_some_and(never_ran), "{call} begins after {:?}", record.outcome);
         record.ran_at = Some(worker.clone());
         if let Some(holder) = &record.pinned_to {

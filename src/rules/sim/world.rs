@@ -29,6 +29,8 @@ pub(super) struct World {
     pub(super) faults: Faults,
     pub(super) concurrency: usize,
     pub(super) cancel_grace: Duration,
+    heartbeat: Duration,
+    epoch: Instant,
     budget: (usize, Duration),
     affinities: Vec<Affinity>,
     /// Every session finds a new home by itself.
@@ -50,6 +52,7 @@ pub(super) struct World {
     last_session: u64,
     clients_left: u64,
     is_stopped: bool,
+    renewed: Option<WorkerId>,
     /// Every step is checked, not one in `AUDITED_STEPS`.
     is_audited: bool,
     steps: u64,
@@ -71,6 +74,7 @@ impl World {
         world.post_in(Mailbox::Nowhere(1), Message::Fault, 2_000);
         world.until("the clients are done", |world| world.clients_left == 0);
         world.is_calm = true;
+        world.continue_those_that_run();
         for worker in world.pool.tainted() {
             world.post(Mailbox::Pool, Message::ClearTaint(worker));
         }
@@ -103,6 +107,8 @@ impl World {
         let faults = Faults::choose(&mut random);
         let concurrency = if random.one_in(3) { random.between(2, 3) } else { 1 } as usize;
         let budget = (random.between(0, 8) as usize, micros(100_000));
+        let heartbeat = micros(random.between(4_000, 12_000));
+        let epoch = start();
         let grace = if random.one_in(8) { 0 } else { random.between(500, 5_000) };
         let mut config = PoolConfig::new("p")
             .size(random.between(1, 4) as usize)
@@ -115,6 +121,12 @@ impl World {
             .retire_grace(micros(random.between(1_000, 20_000)))
             .shutdown_grace(micros(random.between(1_000, 20_000)))
             .start_timeout(micros(10_000));
+        if random.one_in(4) {
+            config = config.max_requests(random.between(1, 20) as usize);
+        }
+        if random.one_in(4) {
+            config = config.max_age(micros(random.between(3_000, 40_000)));
+        }
         let rehomes = random.one_in(4);
         if rehomes {
             config = config.on_worker_lost(OnWorkerLost::Rehome);
@@ -131,11 +143,13 @@ impl World {
         let clients_left = random.between(20, 120);
         Self {
             random,
-            now: start(),
+            now: epoch,
             is_calm: false,
             faults,
             concurrency,
             cancel_grace: micros(grace),
+            heartbeat,
+            epoch,
             budget,
             affinities,
             rehomes,
@@ -155,6 +169,7 @@ impl World {
             last_session: 0,
             clients_left,
             is_stopped: false,
+            renewed: None,
             is_audited: seed.is_multiple_of(8),
             steps: 0,
             trace: 0xCBF2_9CE4_8422_2325,
@@ -183,7 +198,8 @@ impl World {
             let mail = self.mail.keys().next().map(|(at, _)| *at);
             let timers = [self.pool.poll_timeout(), self.refs.poll_timeout(), self.sessions.poll_timeout()];
             let lanes = self.workers.values().map(|worker| worker.lane.poll_timeout());
-            let timer = timers.into_iter().chain(lanes).flatten().min();
+            let hearts = self.workers.values().map(|worker| worker.heart.poll_timeout());
+            let timer = timers.into_iter().chain(lanes).chain(hearts).flatten().min();
             let Some(next) = mail.into_iter().chain(timer).min() else {
                 panic!("at rest, but not: {what}; unanswered {:?}", self.witness.unanswered())
             };
@@ -209,6 +225,7 @@ impl World {
             if let Some(actor) = self.workers.get_mut(&worker) {
                 actor.lane.handle_timeout(self.now);
                 self.after_lane(&worker);
+                self.beat(&worker);
             }
         }
     }
@@ -225,6 +242,7 @@ impl World {
             Mailbox::Nowhere(_) => match message {
                 Message::Client => self.client(),
                 Message::Fault => self.fault(),
+                Message::ContinueOf(worker) => self.tell_process(&worker, Message::Continue),
                 other => panic!("{other:?} goes nowhere"),
             },
         }

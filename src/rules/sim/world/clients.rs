@@ -6,6 +6,7 @@ use crate::event::EndReason;
 use crate::id::{CallId, RefId, SessionKey, WorkerId};
 use crate::rules::pool::{Purpose, Ticket};
 use crate::rules::sim::actors::SessionActor;
+use crate::rules::sim::reach;
 use crate::rules::sim::witness::{Outcome, Record};
 
 /// A session as its user knows it.
@@ -113,8 +114,11 @@ impl World {
             timeout,
             outcome: None,
             ran_at: None,
+            may_rerun: false,
+            reruns: 0,
         };
         self.witness.calls.insert(call, record);
+        let is_idempotent = self.random.one_in(3);
         let ticket = Ticket {
             call,
             session: key,
@@ -132,6 +136,9 @@ impl World {
             bytes: self.random.between(1, 100) as usize,
             on_worker_lost: self.random.one_in(8).then_some(OnWorkerLost::Rehome),
         };
+        if let Some(record) = self.witness.calls.get_mut(&call) {
+            record.may_rerun = is_idempotent && ticket.may_rerun(Affinity::StrictQueue);
+        }
         if uses_namespace && (self.rehomes || ticket.on_worker_lost.is_some()) {
             self.witness.may_always_start_anew(session);
         }
@@ -171,6 +178,14 @@ impl World {
 
     /// A caller is answered, by whomever; refs that nobody takes are dropped.
     pub(in crate::rules::sim) fn answer(&mut self, call: CallId, outcome: Outcome, refs: Vec<(RefId, WorkerId)>) {
+        // As the promise of a call does that had begun before.
+        let outcome = match outcome {
+            Outcome::Refused | Outcome::TimedOut { began: false } if self.witness.calls[&call].reruns > 0 => {
+                reach::hit("no second run".into());
+                Outcome::Crashed
+            }
+            other => other,
+        };
         let is_heard = self.witness.answer(call, outcome);
         let session = self.witness.calls[&call].session;
         match self.users.get_mut(&session).filter(|_| is_heard) {

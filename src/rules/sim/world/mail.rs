@@ -42,6 +42,8 @@ pub(in crate::rules::sim) enum Message {
     Taint(WorkerId, Duration),
     ClearTaint(WorkerId),
     Restart(WorkerId),
+    Renew(WorkerId),
+    Reload,
     Resize(usize),
     ZygoteLost,
     Reset(SessionKey),
@@ -89,6 +91,10 @@ pub(in crate::rules::sim) enum Message {
     },
     /// Of a thread, and which of its turns.
     Step(u32, u64),
+    Ping,
+    Pong,
+    /// A process that was stopped goes on.
+    Continue,
     Reply {
         seq: u64,
         refs: Vec<RefId>,
@@ -108,4 +114,5 @@ pub(in crate::rules::sim) enum Message {
 
     Client,
     Fault,
+    ContinueOf(WorkerId),
 }

@@ -3,6 +3,7 @@
 use super::{Mailbox, Message, World, micros};
 use crate::event::{EndReason, Fact};
 use crate::id::{SessionKey, WorkerId};
+use crate::rules::heartbeat::Heartbeat;
 use crate::rules::pool::{Action, Refusal};
 use crate::rules::refs::RefAction;
 use crate::rules::session::SessionAction;
@@ -40,6 +41,8 @@ impl World {
             Message::Taint(worker, how_long) => drop(pool.taint(&worker, how_long, "why".into(), now)),
             Message::ClearTaint(worker) => drop(pool.clear_taint(&worker, now)),
             Message::Restart(worker) => drop(pool.restart_worker(&worker, now)),
+            Message::Renew(worker) => pool.renew(&worker, "memory".into(), now),
+            Message::Reload => pool.reload(now),
             Message::Resize(size) => pool.resize(size, now),
             Message::ZygoteLost => pool.handle_zygote_lost(now),
             Message::Reset(session) => {
@@ -90,6 +93,7 @@ impl World {
                 Action::Degraded { .. } => reach::hit("degraded".into()),
                 Action::Stopped => self.is_stopped = true,
                 Action::Emit(Fact::PoolRecovered { .. }) => reach::hit("recovered".into()),
+                Action::Emit(Fact::WorkerRetiring { worker, reason }) => self.on_retiring(worker, &reason),
                 Action::Ready | Action::Emit(_) => {}
             }
         }
@@ -99,6 +103,17 @@ impl World {
         }
         if self.concurrency == 1 {
             self.witness.turns(&granted, &self.pool);
+        }
+    }
+
+    /// No two are renewed at a time.
+    fn on_retiring(&mut self, worker: WorkerId, reason: &str) {
+        let renewal = ["max_requests", "max_age", "memory"].into_iter().find(|why| reason.starts_with(why));
+        if let Some(why) = renewal {
+            reach::hit(format!("renewed for {why}"));
+            let is_gone = |before: &WorkerId| self.pool.workers().all(|view| view.id != before);
+            let before = self.renewed.replace(worker);
+            assert!(before.as_ref().is_none_or(is_gone), "{before:?} is still being renewed");
         }
     }
 
@@ -121,7 +136,8 @@ impl World {
         if worker.generation() > 1 && self.pool.degraded().is_none() {
             self.witness.restarted(self.budget, self.now);
         }
-        self.workers.insert(worker.clone(), WorkerActor::new(self.concurrency, self.cancel_grace));
+        let heart = Heartbeat::new(Some(self.heartbeat), self.epoch);
+        self.workers.insert(worker.clone(), WorkerActor::new(self.concurrency, self.cancel_grace, heart));
         let delay = self.random.between(100, 4_000);
         self.post_in(Mailbox::FromProcess(worker), Message::Spawned, delay);
     }
