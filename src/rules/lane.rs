@@ -517,12 +517,15 @@ impl Lane {
         self.timers.insert((dies_at, seq));
         if std::mem::replace(&mut call.waits, false) {
             self.actions.push_back(LaneAction::DropCallback { seq, call: call.call });
-        } else if !self.cancel_grace.is_zero() && !self.is_killed {
+        } else if !self.cancel_grace.is_zero() {
             self.interrupt(seq, SIGNALLED_AGAIN, now);
         }
     }
 
     fn interrupt(&mut self, seq: u64, gap: Duration, now: Instant) {
+        if self.is_killed {
+            return;
+        }
         let Some(Stage::Overdue { dies_at, again, .. }) = self.open.get_mut(&seq).map(|call| &mut call.stage) else {
             return;
         };

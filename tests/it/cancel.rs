@@ -2,6 +2,7 @@
 
 use crate::support::{self, Gate, code, start, until, within};
 use futures::StreamExt;
+use futures::future::join_all;
 use snakebridge::{Affinity, PoolConfig, Ran, Result, SnakeBridge};
 use std::time::{Duration, Instant};
 
@@ -166,6 +167,31 @@ async fn a_call_knows_its_deadline_and_that_it_is_cancelled_and_may_put_that_off
     assert_eq!(seen, ["done"]);
     lives_on(&py).await;
     py.shutdown().await
+}
+
+#[actix::test]
+async fn calls_whose_deadlines_come_as_they_end_cost_no_worker_and_leave_nothing() -> Result<()> {
+    for concurrency in [1, 3] {
+        let py = start([pool(PATIENT).concurrency(concurrency)]).await;
+        let sessions = ["a", "b", "c"].map(|id| py.session(id));
+        for session in &sessions {
+            session.exec("def work(): return [object() for _ in range(300)][:3]").await?;
+        }
+        for micros in (100..3_100).step_by(10) {
+            let calls = sessions.iter().map(|session| {
+                // Its value is a list of refs, which nobody keeps.
+                let call = session.eval("work()").timeout(Duration::from_micros(micros));
+                async move { within("a call", call).await.map(drop) }
+            });
+            for outcome in join_all(calls).await {
+                assert!(outcome.as_ref().map_or_else(|error| error.code() == "timeout", |()| true), "{outcome:?}");
+            }
+        }
+        until("all objects to go", || async { py.workers().await.iter().all(|worker| worker.refs == 0) }).await;
+        lives_on(&py).await;
+        py.shutdown().await?;
+    }
+    Ok(())
 }
 
 fn pool(cancel_grace: Duration) -> PoolConfig {

@@ -160,7 +160,7 @@ def runner(shared: Shared, index: int) -> Callable[..., None]:
         if revoked[seq % REVOKE_WORDS] == seq:
             shared.send(wire.passed(seq, [block] if place else []))
             return
-        ended, refs, value = fine, (), None
+        ended, refs = fine, ()
         # While the call is `running` an interrupt may strike before any bytecode, once. So there is one `try`
         # more than what user code raises would need.
         try:
@@ -213,13 +213,9 @@ def runner(shared: Shared, index: int) -> Callable[..., None]:
             entry.leave()
             # One that is not caused by what the call had raised: to describe that may take for ever.
             ended, body = failure(interrupts.CallCancelled() if type(error) is interrupts.CallCancelled else error)
-        if ended != fine:
-            if refs:
-                shared.table.drop(refs)
-                refs = ()
-            if type(value) is CoroutineType:
-                # Nobody awaits it any more, and it would complain.
-                value.close()
+        if refs and ended != fine:
+            shared.table.drop(refs)
+            refs = ()
         if type(body) is bytes and not lent and not refs and len(body) <= most:
             write(channel, pack(value_kind, seq, ended, len(body)) + body)
             words[sent] += 1
