@@ -1,19 +1,14 @@
 //! Nothing stays behind: after a shutdown, a drop, a failed start, or the death of the host.
 
-use crate::support::{Gate, alone, code, is_alive, kill, pool, start, until, within};
+use crate::support::{
+    Gate, MARK, alone, belongings, code, is_alive, kill, marked, new_mark, pool, start, until, within,
+};
 use snakebridge::{Affinity, Ran, SnakeBridge, StartMethod};
-use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const GRACE: Duration = Duration::from_millis(100);
-
-/// What this process has: threads, descriptors, and children of any degree that carry its mark.
-fn belongings() -> (usize, usize) {
-    let count = |dir: &str| std::fs::read_dir(dir).unwrap().count();
-    (count("/proc/self/task"), count("/proc/self/fd"))
-}
 
 #[test]
 fn twenty_starts_and_stops_leave_no_thread_descriptor_or_process() {
@@ -209,7 +204,6 @@ async fn pools_may_have_a_thread_each() {
 // ---- the host dies
 
 const SCENE: &str = "SNAKEBRIDGE_TEST_SCENE";
-const MARK: &str = "SNAKEBRIDGE_TEST_MARK";
 
 /// Runs in a process of its own, which is killed; does nothing in a usual run.
 #[test]
@@ -249,7 +243,7 @@ struct Host {
 
 impl Host {
     fn new(scene: &str) -> Self {
-        let mark = format!("{scene}-{}-{:?}", std::process::id(), Instant::now());
+        let mark = new_mark(scene);
         let mut process = Command::new(std::env::current_exe().unwrap())
             .args(["endings::host_of_a_scene", "--exact", "--nocapture"])
             .env(SCENE, scene)
@@ -268,25 +262,13 @@ impl Host {
         assert!(found, "the host ended before it said {word:?}");
     }
 
-    /// Every process that carries the mark of this host, the host itself included.
-    fn marked(&self) -> BTreeSet<u32> {
-        let processes = std::fs::read_dir("/proc").unwrap().flatten();
-        let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-        pids.filter(|pid| {
-            let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            environ.split(|byte| *byte == 0).any(|entry| entry == format!("{MARK}={}", self.mark).as_bytes())
-                && is_alive(*pid)
-        })
-        .collect()
-    }
-
     /// Kills the host; everything that it started must be gone a second later.
     fn die(&mut self) {
         kill(self.process.id());
         self.process.wait().unwrap();
         let deadline = Instant::now() + Duration::from_secs(if cfg!(debug_assertions) { 3 } else { 1 });
         loop {
-            let left = self.marked();
+            let left = marked(&self.mark);
             if left.is_empty() {
                 return;
             }
@@ -298,7 +280,7 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        for pid in self.marked() {
+        for pid in marked(&self.mark) {
             kill(pid);
         }
         let _reaped = self.process.wait();
@@ -308,7 +290,7 @@ impl Drop for Host {
 fn host_dies_when_ready(scene: &str) {
     let mut host = Host::new(scene);
     host.until("ready");
-    let marked = host.marked();
+    let marked = marked(&host.mark);
     assert!(marked.len() >= 4, "the host, a zygote, two workers: {marked:?}");
     host.die();
 }

@@ -5,6 +5,7 @@ mod support;
 
 mod adversity;
 mod callbacks;
+mod chaos;
 mod contexts;
 mod endings;
 mod failures;
