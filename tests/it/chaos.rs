@@ -25,6 +25,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 const SESSIONS: u32 = 64;
 const CREDIT: usize = 64;
+/// With what the blows take themselves, a death in 50 ms.
+const PAUSE: Duration = Duration::from_millis(36);
 const SEED: &str = "SNAKEBRIDGE_CHAOS_SEED";
 const SECONDS: &str = "SNAKEBRIDGE_CHAOS_SECONDS";
 
@@ -35,7 +37,7 @@ fn every_rule_holds_while_workers_die_twenty_times_a_second() {
         // A machine that is busy with other things takes longer, and kills as many.
         let kills = 250 * chaos.seconds / 20;
         while chaos.began.elapsed() < Duration::from_secs(chaos.seconds) || nemesis.kills < kills {
-            nemesis.strike(ALL).await;
+            nemesis.strike(ALL, PAUSE).await;
         }
     });
 }
@@ -47,7 +49,7 @@ fn a_pool_that_loses_too_many_workers_is_degraded_recovers_and_never_exceeds_its
         let are_degraded = async || chaos.py.stats().await.pools.iter().any(|pool| pool.degraded.is_some());
         while chaos.began.elapsed() < Duration::from_secs(chaos.seconds) {
             while !are_degraded().await {
-                nemesis.strike(ALL).await;
+                nemesis.strike(ALL, PAUSE / 2).await;
             }
             until("the recovery", async || !are_degraded().await).await;
         }
@@ -147,6 +149,8 @@ async fn one_run(
     let told = within("the last event", told).await.unwrap();
     let entries = shared.log.take();
     tell(seed, &entries, kills, deaths);
+    let odd: Vec<_> = odd_codes(&entries).into_iter().filter_map(|code| shared.log.text_of(code)).collect();
+    assert!(odd.is_empty(), "errors that nothing here explains: {odd:?}");
     let terms = Terms {
         budget: (budget.0, u64::try_from(budget.1.as_nanos()).unwrap()),
         credit: CREDIT as u64,
@@ -225,21 +229,29 @@ fn tell(seed: u64, entries: &[Entry], kills: u64, deaths: u64) {
         write!(line, ", {word} {count}").expect("text takes all");
     }
     print(&line);
+}
+
+/// What no client, blow or death leads to.
+fn odd_codes(entries: &[Entry]) -> BTreeSet<&'static str> {
     let usual = [
-        "ok",
-        "dropped",
-        "python",
-        "worker_busy",
-        "session_worker_unavailable",
-        "queue_timeout",
-        "timeout",
         "cancelled",
-        "worker_crashed",
-        "ref_not_found",
-        "ref_lost",
-        "pool_saturated",
         "pool_degraded",
+        "pool_saturated",
+        "python",
+        "queue_timeout",
+        "ref_lost",
+        "ref_not_found",
+        "session_worker_unavailable",
+        "timeout",
+        "worker_busy",
+        "worker_crashed",
     ];
-    let odd: Vec<_> = outcomes.keys().filter(|word| !usual.contains(word)).collect();
-    assert!(odd.is_empty(), "outcomes that chaos cannot explain: {odd:?}");
+    let codes = entries.iter().filter_map(|entry| match entry {
+        Entry::Outcome(outcome) => match outcome.how {
+            How::Failed { code, .. } | How::Broken { code, .. } => Some(code),
+            How::Ok | How::Dropped => None,
+        },
+        Entry::Invoke(_) => None,
+    });
+    codes.filter(|code| !usual.contains(code)).collect()
 }

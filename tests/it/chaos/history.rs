@@ -3,7 +3,8 @@
 //! The first two are witnesses that do not know of each other, and the bridge writes neither. One monotonic
 //! clock orders them. The log is kept in memory: it has to outlive workers, not the host.
 
-use snakebridge::{Affinity, Event, Fact, Ran, WorkerId};
+use snakebridge::{Affinity, Error, Event, Fact, Ran, WorkerId};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -118,7 +119,7 @@ pub(crate) enum Entry {
 
 /// The clients' log, in the order of its times.
 #[derive(Clone, Default)]
-pub(crate) struct Log(Arc<Mutex<Vec<Entry>>>);
+pub(crate) struct Log(Arc<Mutex<Vec<Entry>>>, Arc<Mutex<BTreeMap<&'static str, String>>>);
 
 impl Log {
     pub(crate) fn invoke(&self, mut invoke: Invoke) {
@@ -130,6 +131,16 @@ impl Log {
     pub(crate) fn outcome(&self, id: u64, how: How, got: Vec<u64>) {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         entries.push(Entry::Outcome(Outcome { id, at: now(), how, got }));
+    }
+
+    /// Keeps the first error of each code, in full.
+    pub(crate) fn keep(&self, error: &Error) {
+        let mut texts = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        texts.entry(error.code()).or_insert_with(|| error.to_string());
+    }
+
+    pub(crate) fn text_of(&self, code: &str) -> Option<String> {
+        self.1.lock().unwrap_or_else(PoisonError::into_inner).get(code).cloned()
     }
 
     pub(crate) fn take(&self) -> Vec<Entry> {

@@ -1,6 +1,6 @@
 //! The clients: sessions that call, cancel, time out, hold objects and read streams, and log all that they see.
 
-use super::history::{How, Invoke, Log, What};
+use super::history::{How, Invoke, Log, What, Worker};
 use super::random::Random;
 use crate::support::within;
 use futures::future::{BoxFuture, FutureExt, join_all};
@@ -256,7 +256,7 @@ async fn perform<T>(
     match &outcome {
         Ok(value) => log.outcome(id, How::Ok, got(value)),
         Err(error) => {
-            let (code, ran, worker) = facts_of(error);
+            let (code, ran, worker) = facts_of(&log, error);
             log.outcome(id, How::Failed { code, ran, worker }, vec![]);
         }
     }
@@ -278,7 +278,7 @@ async fn read_stream(log: Log, invoke: Invoke, give_up: Option<Duration>, call: 
         let mut stream = match call.stream::<u64>().await {
             Ok(stream) => stream,
             Err(error) => {
-                let (code, ran, worker) = facts_of(&error);
+                let (code, ran, worker) = facts_of(&log, &error);
                 return (How::Failed { code, ran, worker }, then(Some(Err::<(), _>(error)), None));
             }
         };
@@ -286,7 +286,7 @@ async fn read_stream(log: Log, invoke: Invoke, give_up: Option<Duration>, call: 
             match stream.next().await {
                 Some(Ok(item)) => read.lock().unwrap_or_else(PoisonError::into_inner).push(item),
                 Some(Err(error)) => {
-                    let (code, ran, worker) = facts_of(&error);
+                    let (code, ran, worker) = facts_of(&log, &error);
                     return (How::Broken { code, ran, worker }, Then::Nothing);
                 }
                 None => return (How::Ok, Then::Nothing),
@@ -300,7 +300,8 @@ async fn read_stream(log: Log, invoke: Invoke, give_up: Option<Duration>, call: 
     then
 }
 
-fn facts_of(error: &Error) -> (&'static str, Ran, Option<super::history::Worker>) {
+fn facts_of(log: &Log, error: &Error) -> (&'static str, Ran, Option<Worker>) {
+    log.keep(error);
     let worker = match error {
         Error::WorkerCrashed(crash) => Some((&crash.worker).into()),
         _ => None,

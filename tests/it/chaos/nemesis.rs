@@ -1,4 +1,4 @@
-//! What befalls the workers, by the seed: how often a minute stands beside each blow.
+//! What befalls the workers, by the seed: how often a minute stands beside each blow, about.
 
 use super::load::{POOLS, Shared, release, reset};
 use super::random::Random;
@@ -24,7 +24,6 @@ pub(crate) enum Blow {
     Resize,
 }
 
-/// About one in 47 ms.
 pub(crate) const ALL: &[(Blow, u64)] = &[
     (Blow::Kill, 900),
     (Blow::Segv, 100),
@@ -63,9 +62,9 @@ impl Nemesis {
         Self { py: py.clone(), shared: Arc::clone(shared), sessions, random, mark, stopped: JoinSet::new(), kills: 0 }
     }
 
-    /// Waits a moment, then strikes.
-    pub(crate) async fn strike(&mut self, blows: &[(Blow, u64)]) {
-        tokio::time::sleep(Duration::from_micros(self.random.below(93_000))).await;
+    /// Waits a moment, as long as the pause on average, then strikes.
+    pub(crate) async fn strike(&mut self, blows: &[(Blow, u64)], pause: Duration) {
+        tokio::time::sleep(pause * self.random.below(2_000) as u32 / 1_000).await;
         let mut at = self.random.below(blows.iter().map(|(_, often)| often).sum());
         for (blow, often) in blows {
             if at < *often {
