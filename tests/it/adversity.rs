@@ -125,3 +125,15 @@ async fn a_worker_that_takes_no_messages_any_more_is_replaced() {
     within("the next call", py.call("math", "sqrt", (4,)).session("next")).await.unwrap();
     py.shutdown().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_call_whose_large_body_meets_a_death_had_not_begun_and_goes_elsewhere() {
+    let py = start([pool("p", 1)]).await;
+    // Its other end is gone first, as when the kernel has closed half of what a dying worker had.
+    py.call("os", "close", (4,)).discard().await.unwrap();
+    let body = snakebridge::Bytes::from(vec![7; 1 << 20]);
+    let length = within("the call", py.call("builtins", "len", (body,)).extract::<usize>()).await;
+    assert_eq!(length.unwrap(), 1 << 20);
+    assert_eq!(py.stats().await.pools[0].deaths, 1);
+    py.shutdown().await.unwrap();
+}
