@@ -5,8 +5,9 @@ mod checker;
 mod history;
 mod load;
 mod nemesis;
-mod random;
+mod report;
 
+use crate::random::Random;
 use crate::support::{Dir, belongings, output_of_alone, pool, until, within};
 use checker::check;
 use futures::StreamExt;
@@ -14,7 +15,6 @@ use futures::future::join_all;
 use history::{Entry, History, How, Record, Terms, Told};
 use load::{Client, POOLS, Shared};
 use nemesis::{ALL, Nemesis, SIZE};
-use random::Random;
 use snakebridge::{Affinity, Fact, OnWorkerLost, SnakeBridge};
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,7 +45,7 @@ fn every_rule_holds_while_workers_die_twenty_times_a_second() {
 #[test]
 fn a_pool_that_loses_too_many_workers_is_degraded_recovers_and_never_exceeds_its_budget() {
     let test = "chaos::a_pool_that_loses_too_many_workers_is_degraded_recovers_and_never_exceeds_its_budget";
-    run(test, 8, (10, Duration::from_secs(2)), async |chaos, nemesis| {
+    let history = run(test, 8, (10, Duration::from_secs(2)), async |chaos, nemesis| {
         let are_degraded = async || chaos.py.stats().await.pools.iter().any(|pool| pool.degraded.is_some());
         while chaos.began.elapsed() < Duration::from_secs(chaos.seconds) {
             while !are_degraded().await {
@@ -54,6 +54,12 @@ fn a_pool_that_loses_too_many_workers_is_degraded_recovers_and_never_exceeds_its
             until("the recovery", async || !are_degraded().await).await;
         }
     });
+    if let Some(history) = history {
+        let count = |wanted: fn(&Fact) -> bool| history.told.iter().filter(|told| wanted(&told.fact)).count();
+        let degraded = count(|fact| matches!(fact, Fact::PoolDegraded { .. }));
+        let recovered = count(|fact| matches!(fact, Fact::PoolRecovered { .. }));
+        assert!(degraded > 0 && degraded == recovered, "{degraded} times degraded, {recovered} times recovered");
+    }
 }
 
 /// What whoever drives a run needs of it.
@@ -64,10 +70,16 @@ struct Chaos {
 }
 
 /// Runs a test of that name in a process of its own, for as many seconds unless the environment says otherwise.
-fn run(test: &str, seconds: u64, budget: (usize, Duration), drive: impl AsyncFnOnce(&Chaos, &mut Nemesis)) {
+/// The history is there in that process, once it was checked.
+fn run(
+    test: &str,
+    seconds: u64,
+    budget: (usize, Duration),
+    drive: impl AsyncFnOnce(&Chaos, &mut Nemesis),
+) -> Option<History> {
     if let Some(output) = output_of_alone(test) {
         output.lines().filter(|line| line.starts_with("chaos: ")).for_each(print);
-        return;
+        return None;
     }
     let given = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a whole number"));
     let seconds = given(SECONDS).unwrap_or(seconds);
@@ -76,7 +88,7 @@ fn run(test: &str, seconds: u64, budget: (usize, Duration), drive: impl AsyncFnO
         u64::from(now.subsec_nanos()) ^ now.as_secs() << 30
     });
     print(&format!("chaos: again with {SEED}={seed} {SECONDS}={seconds} cargo test --test it {test}"));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let dir = Dir::new();
         let before = belongings();
@@ -87,13 +99,8 @@ fn run(test: &str, seconds: u64, budget: (usize, Duration), drive: impl AsyncFnO
         if let Err(violations) = check(&history) {
             panic!("{}", violations.join("\n"));
         }
-        if budget.0 != usize::MAX {
-            let told = |wanted: fn(&Fact) -> bool| history.told.iter().filter(|told| wanted(&told.fact)).count();
-            let degraded = told(|fact| matches!(fact, Fact::PoolDegraded { .. }));
-            let recovered = told(|fact| matches!(fact, Fact::PoolRecovered { .. }));
-            assert!(degraded > 0 && degraded == recovered, "{degraded} times degraded, {recovered} times recovered");
-        }
-    });
+        Some(history)
+    })
 }
 
 #[expect(clippy::print_stdout, reason = "the figures of a run are to be seen")]
@@ -142,7 +149,7 @@ async fn one_run(
     let stats = py.stats().await;
     let deaths: u64 = stats.pools.iter().map(|pool| pool.deaths).sum();
     hold_nothing(&py).await;
-    let kills = nemesis.kills;
+    let (kills, killed) = (nemesis.kills, std::mem::take(&mut nemesis.killed));
     drop((chaos, nemesis));
     within("the shutdown", py.shutdown()).await.unwrap();
     drop(py);
@@ -156,7 +163,7 @@ async fn one_run(
         credit: CREDIT as u64,
         rehoming: vec![b'b'],
     };
-    History { entries, records: Vec::new(), told, terms }
+    History { entries, records: Vec::new(), told, killed, terms }
 }
 
 async fn start(dir: &Dir, shared: &Shared, seed: u64, budget: (usize, Duration)) -> SnakeBridge {

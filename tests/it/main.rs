@@ -1,6 +1,7 @@
 //! The bridge against real Python, a module per promise.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod random;
 mod support;
 
 mod adversity;

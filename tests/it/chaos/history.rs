@@ -234,5 +234,7 @@ pub(crate) struct History {
     pub(crate) entries: Vec<Entry>,
     pub(crate) records: Vec<Record>,
     pub(crate) told: Vec<Told>,
+    /// When the workers were killed that were.
+    pub(crate) killed: BTreeMap<Worker, Ns>,
     pub(crate) terms: Terms,
 }

@@ -1,7 +1,7 @@
 //! The clients: sessions that call, cancel, time out, hold objects and read streams, and log all that they see.
 
 use super::history::{How, Invoke, Log, What, Worker};
-use super::random::Random;
+use crate::random::Random;
 use crate::support::within;
 use futures::future::{BoxFuture, FutureExt, join_all};
 use futures::{Future, StreamExt};

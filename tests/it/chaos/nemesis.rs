@@ -1,10 +1,12 @@
 //! What befalls the workers, by the seed: how often a minute stands beside each blow, about.
 
+use super::history::{Ns, Worker, now};
 use super::load::{POOLS, Shared, release, reset};
-use super::random::Random;
+use crate::random::Random;
 use crate::support::{MARK, is_marked, parent_of, within};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use snakebridge::{Session, SnakeBridge, WorkerInfo};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -53,13 +55,16 @@ pub(crate) struct Nemesis {
     stopped: JoinSet<()>,
     /// How many processes it has killed.
     pub(crate) kills: u64,
+    /// Which of them were workers, and when.
+    pub(crate) killed: BTreeMap<Worker, Ns>,
 }
 
 impl Nemesis {
     pub(crate) fn new(py: &SnakeBridge, shared: &Arc<Shared>, sessions: u32, random: Random) -> Self {
         let sessions = (0..sessions).map(|number| py.session(format!("s{number}"))).collect();
         let mark = std::env::var(MARK).expect("a run has a mark");
-        Self { py: py.clone(), shared: Arc::clone(shared), sessions, random, mark, stopped: JoinSet::new(), kills: 0 }
+        let (py, shared, stopped) = (py.clone(), Arc::clone(shared), JoinSet::new());
+        Self { py, shared, sessions, random, mark, stopped, kills: 0, killed: BTreeMap::new() }
     }
 
     /// Waits a moment, as long as the pause on average, then strikes.
@@ -118,8 +123,8 @@ impl Nemesis {
 
     async fn deal_to(&mut self, blow: Blow, worker: &WorkerInfo) {
         match blow {
-            Blow::Kill => self.kills += u64::from(self.signal(worker.pid, Signal::KILL)),
-            Blow::Segv => self.kills += u64::from(self.signal(worker.pid, Signal::SEGV)),
+            Blow::Kill => self.kill(worker, Signal::KILL),
+            Blow::Segv => self.kill(worker, Signal::SEGV),
             Blow::Zygote => {
                 // A worker whose zygote is gone has another parent.
                 let zygote = parent_of(worker.pid).filter(|zygote| parent_of(*zygote) == Some(std::process::id()));
@@ -133,6 +138,14 @@ impl Nemesis {
             Blow::ClearTaint => drop(self.py.clear_taint(&worker.id).await),
             Blow::RestartWorker => drop(self.py.restart_worker(&worker.id).await),
             Blow::Reset | Blow::Release | Blow::Resize => {}
+        }
+    }
+
+    fn kill(&mut self, worker: &WorkerInfo, signal: Signal) {
+        let at = now();
+        if self.signal(worker.pid, signal) {
+            self.kills += 1;
+            self.killed.entry((&worker.id).into()).or_insert(at);
         }
     }
 

@@ -20,7 +20,7 @@ struct Scribe {
 impl Scribe {
     fn new() -> Self {
         let terms = Terms { budget: (2, 1_000), credit: 4, rehoming: vec![b'b'] };
-        let history = History { entries: vec![], records: vec![], told: vec![], terms };
+        let history = History { entries: vec![], records: vec![], told: vec![], killed: [].into(), terms };
         Self { history, at: 0, seq: 0 }
     }
 
@@ -402,7 +402,7 @@ fn rule_9_a_degraded_pool_tries_once_in_half_a_window() {
         check(&scribe.history)
     };
     degraded(500, 500).unwrap();
-    assert!(degraded(100, 500).unwrap_err()[0].contains("its pool is degraded since"));
+    assert!(degraded(100, 500).unwrap_err()[0].contains("a/0#4 is restart 3"));
     // At 600 and 700, with nothing of the budget back.
-    assert!(degraded(600, 100).unwrap_err()[0].contains("is restart 3"));
+    assert!(degraded(600, 100).unwrap_err()[0].contains("a/0#5 is restart 3"));
 }

@@ -206,19 +206,18 @@ struct Restarts {
 
 impl Restarts {
     fn note(&mut self, at: Ns, worker: Worker, limit: usize, window: Ns) -> Verdict {
-        if let Some(degraded) = self.degraded {
-            must(degraded + window / 2 <= at, || {
-                format!("{worker} starts at {at}, its pool is degraded since {degraded}")
-            })?;
-        }
         let since = self.at.partition_point(|other| other + window <= at);
         if self.at.len() - since < limit {
             self.at.push(at);
             return Ok(());
         }
         // A degraded pool tries once in half a window, also with nothing left.
-        let is_try = self.degraded.is_some() && self.last_try.is_none_or(|last| last + window / 2 <= at);
-        must(is_try, || format!("{worker} is restart {} since {}, at {at}", limit + 1, self.at[since]))?;
+        let quiet_since = self.last_try.max(self.degraded);
+        let is_try = self.degraded.is_some() && quiet_since.is_none_or(|since| since + window / 2 <= at);
+        let since = self.at[since];
+        must(is_try, || {
+            format!("{worker} is restart {} since {since}, at {at}, with a try at {quiet_since:?}", limit + 1)
+        })?;
         self.last_try = Some(at);
         Ok(())
     }
