@@ -38,6 +38,7 @@ fn every_rule_holds_while_workers_die_twenty_times_a_second() {
         let kills = 250 * chaos.seconds / 20;
         while chaos.began.elapsed() < Duration::from_secs(chaos.seconds) || nemesis.kills < kills {
             nemesis.strike(ALL, PAUSE).await;
+            chaos.must_end("so many kills");
         }
     });
 }
@@ -50,6 +51,7 @@ fn a_pool_that_loses_too_many_workers_is_degraded_recovers_and_never_exceeds_its
         while chaos.began.elapsed() < Duration::from_secs(chaos.seconds) {
             while !are_degraded().await {
                 nemesis.strike(ALL, PAUSE / 2).await;
+                chaos.must_end("the end of a budget");
             }
             until("the recovery", async || !are_degraded().await).await;
         }
@@ -67,6 +69,14 @@ struct Chaos {
     py: SnakeBridge,
     seconds: u64,
     began: Instant,
+}
+
+impl Chaos {
+    /// Tells a run that gets nowhere from a slow one.
+    fn must_end(&self, what: &str) {
+        let most = Duration::from_secs(60 + 10 * self.seconds);
+        assert!(self.began.elapsed() < most, "{what} did not come about within {most:?}");
+    }
 }
 
 /// Runs a test of that name in a process of its own, for as many seconds unless the environment says otherwise.
