@@ -13,9 +13,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 type Verdict = Result<(), String>;
+type Rule = fn(&Index<'_>) -> Verdict;
 
 /// The numbers are those that a violation is told by.
-const RULES: [(u8, fn(&Index<'_>) -> Verdict); 9] = [
+const RULES: [(u8, Rule); 9] = [
     (1, outcomes::every_call_has_one_outcome),
     (2, outcomes::no_call_begins_twice),
     (3, outcomes::outcomes_tell_what_happened),

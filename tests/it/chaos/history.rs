@@ -211,10 +211,17 @@ pub(crate) struct Told {
 
 impl From<Event> for Told {
     fn from(event: Event) -> Self {
-        // It has a time of the wall clock, which is compared with that clock only now, before it drifts.
-        let ago = SystemTime::now().duration_since(event.at()).unwrap_or_default();
-        let ago = u64::try_from(ago.as_nanos()).unwrap_or(u64::MAX);
-        Self { seq: event.seq(), at: now().saturating_sub(ago), fact: event.fact().clone() }
+        // It has a time of the wall clock, which is compared with that clock only now, before it drifts, and
+        // again if something came between the two clocks.
+        let (now, ago) = loop {
+            let before = now();
+            let ago = SystemTime::now().duration_since(event.at()).unwrap_or_default();
+            let after = now();
+            if after - before < 100_000 {
+                break (after, u64::try_from(ago.as_nanos()).unwrap_or(u64::MAX));
+            }
+        };
+        Self { seq: event.seq(), at: now.saturating_sub(ago), fact: event.fact().clone() }
     }
 }
 

@@ -67,7 +67,7 @@ enum Then {
 impl Client {
     pub(crate) fn new(py: &SnakeBridge, shared: &Arc<Shared>, number: u32, random: Random) -> Self {
         let session = py.session(format!("s{number}"));
-        let is_strict = number % 4 == 0;
+        let is_strict = number.is_multiple_of(4);
         Self { shared: Arc::clone(shared), random, number, session, is_strict, seq: 0, held: Vec::new() }
     }
 

@@ -3,7 +3,7 @@
 use super::check;
 use super::effects::item_of;
 use crate::chaos::history::{Entry, History, How, Invoke, Kind, Ns, Outcome, Record, Terms, Told, What, Worker};
-use snakebridge::{Affinity, EndReason, Fact, Ran};
+use snakebridge::{Affinity, Fact, Ran};
 
 const A0: Worker = Worker { pool: b'a', slot: 0, generation: 1 };
 const A1: Worker = Worker { pool: b'a', slot: 1, generation: 1 };
@@ -275,19 +275,27 @@ fn rule_4_strict_calls_are_in_order_and_at_home() {
 
 #[test]
 fn rule_4_a_home_may_change_for_each_of_its_reasons() {
-    let moved = |reason: Option<Fact>| {
+    let moved = |reason: &dyn Fn(&mut Scribe)| {
         let mut scribe = clean();
-        reason.into_iter().for_each(|fact| scribe.tell(fact));
+        reason(&mut scribe);
         scribe.homed(1, A0_NEXT);
         scribe.call(30, 1, What::Append, A0_NEXT, 0, &[0, 1]);
         check(&scribe.history)
     };
-    moved(None).unwrap_err();
-    moved(Some(Fact::WorkerRetiring { worker: id(A1), reason: String::new() })).unwrap();
-    moved(Some(Fact::WorkerTainted { worker: id(A1), reason: String::new(), for_ms: 1 })).unwrap();
-    moved(Some(Fact::SessionCleanup { session: "s1".into(), reason: EndReason::Released, refs: 0 })).unwrap();
-    moved(Some(Fact::WorkerRetiring { worker: id(A0_NEXT), reason: String::new() })).unwrap_err();
-    moved(Some(Fact::SessionCleanup { session: "s2".into(), reason: EndReason::Released, refs: 0 })).unwrap_err();
+    moved(&|_| {}).unwrap_err();
+    for (worker, is_home) in [(A1, true), (A0_NEXT, false)] {
+        let retires = Fact::WorkerRetiring { worker: id(worker), reason: String::new() };
+        assert_eq!(moved(&|scribe| scribe.tell(retires.clone())).is_ok(), is_home);
+        let is_tainted = Fact::WorkerTainted { worker: id(worker), reason: String::new(), for_ms: 1 };
+        assert_eq!(moved(&|scribe| scribe.tell(is_tainted.clone())).is_ok(), is_home);
+    }
+    for (session, is_its_own) in [(1, true), (2, false)] {
+        let ends = |scribe: &mut Scribe| {
+            scribe.invoke(40, session, What::Release);
+            scribe.outcome(40, How::Ok, &[]);
+        };
+        assert_eq!(moved(&ends).is_ok(), is_its_own);
+    }
 }
 
 #[test]

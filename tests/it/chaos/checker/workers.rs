@@ -73,20 +73,44 @@ fn number_of(session: &str) -> Result<u32, String> {
     session.trim_start_matches('s').parse().map_err(|_| format!("an event of session {session}, which nobody uses"))
 }
 
+/// What was asked of each session: when it was over, in that order, and when it was made.
+#[derive(Default)]
+struct Requests(BTreeMap<u32, Vec<(Ns, Ns)>>);
+
+impl Requests {
+    fn new(index: &Index<'_>, what: What) -> Self {
+        let mut this = Self::default();
+        for life in index.lives.values().filter(|life| life.invoke.what == what) {
+            let over = life.outcome.map_or(Ns::MAX, |outcome| outcome.at);
+            this.0.entry(life.invoke.session).or_default().push((over, life.invoke.at));
+        }
+        this.0.values_mut().for_each(|requests| requests.sort_unstable());
+        this
+    }
+
+    /// Whether one was under way at some moment between the two.
+    fn any(&self, session: u32, from: Ns, to: Ns) -> bool {
+        let all = self.0.get(&session).map_or(&[][..], Vec::as_slice);
+        let since = &all[all.partition_point(|(over, _)| *over < from)..];
+        since.iter().any(|(_, made)| *made <= to)
+    }
+}
+
 /// What may move a home, by the number of its event.
 #[derive(Default)]
 struct Reasons {
     /// A worker is tainted, or retires.
     leaving: BTreeSet<(Worker, u64)>,
-    ended: BTreeSet<(u32, u64)>,
     lost: BTreeMap<(u32, Worker, u64), Ns>,
-    /// The resets of each session: when they were over, in that order, and when they were made.
-    resets: BTreeMap<u32, Vec<(Ns, Ns)>>,
+    resets: Requests,
+    /// An id may come again before the cleanup of its last session is told, so events do not tell the two apart.
+    releases: Requests,
 }
 
 impl Reasons {
     fn new(index: &Index<'_>) -> Result<Self, String> {
-        let mut this = Self::default();
+        let (resets, releases) = (Requests::new(index, What::Reset), Requests::new(index, What::Release));
+        let mut this = Self { resets, releases, ..Self::default() };
         for told in &index.history.told {
             match &told.fact {
                 Fact::WorkerRetiring { worker, .. } | Fact::WorkerTainted { worker, .. } => {
@@ -95,17 +119,9 @@ impl Reasons {
                 Fact::SessionHomeLost { session, worker } => {
                     this.lost.insert((number_of(session.as_str())?, worker.into(), told.seq), told.at);
                 }
-                Fact::SessionCleanup { session, .. } => {
-                    this.ended.insert((number_of(session.as_str())?, told.seq));
-                }
                 _ => {}
             }
         }
-        for life in index.lives.values().filter(|life| life.invoke.what == What::Reset) {
-            let over = life.outcome.map_or(Ns::MAX, |outcome| outcome.at);
-            this.resets.entry(life.invoke.session).or_default().push((over, life.invoke.at));
-        }
-        this.resets.values_mut().for_each(|resets| resets.sort_unstable());
         Ok(this)
     }
 
@@ -114,7 +130,7 @@ impl Reasons {
         let Home { worker, told: from } = home;
         let to = next.told;
         let moves = self.leaving.range((*worker, from.seq)..(*worker, to.seq)).next().is_some()
-            || self.ended.range((session, from.seq)..(session, to.seq)).next().is_some();
+            || self.releases.any(session, from.at, to.at);
         if moves {
             return Ok(());
         }
@@ -123,9 +139,7 @@ impl Reasons {
         let Some((_, lost)) = lost else {
             return Err(format!("a home changes for no reason: {}", change()));
         };
-        let resets = self.resets.get(&session).map_or(&[][..], Vec::as_slice);
-        let since = &resets[resets.partition_point(|(over, _)| over < lost)..];
-        let was_asked = since.iter().any(|(_, made)| *made <= to.at);
+        let was_asked = self.resets.any(session, *lost, to.at);
         must(was_asked || !asks, || format!("a lost home is replaced, and nobody asked for it: {}", change()))
     }
 }
