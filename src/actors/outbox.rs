@@ -122,7 +122,7 @@ impl Outbox {
         true
     }
 
-    /// `false`: every block is lent.
+    /// `false`: every block is lent. Where it is lost, the exit of the worker decides about it, as of all that was sent.
     fn try_call(
         &mut self,
         call: CallId,
@@ -138,6 +138,11 @@ impl Outbox {
             match self.blocks.put(&[body]) {
                 Ok(block) => (Body::block(block.index, body.len()), &[][..]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                // The other end of the side socket is closed, most likely by a death: as a message that is lost.
+                Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+                    self.is_broken = true;
+                    return Ok(true);
+                }
                 Err(error) => return Err(error),
             }
         };

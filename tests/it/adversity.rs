@@ -1,15 +1,9 @@
 //! What a stuck or hostile process may not do: keep anyone waiting, or reach another session.
 
-use crate::support::{Dir, Gate, code, pool, start, until, within};
+use crate::support::{Dir, Gate, code, parent_of, pool, start, until, within};
 use snakebridge::{PyRef, Ran, SnakeBridge};
 use std::process::Command;
 use std::time::Duration;
-
-/// The parent of a worker.
-fn zygote_of(pid: u32) -> u32 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    stat.rsplit_once(')').unwrap().1.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
 
 #[tokio::test]
 async fn a_python_that_is_killed_at_each_start_is_given_up_as_soon_as_the_budget_is_spent() {
@@ -28,7 +22,7 @@ async fn a_python_that_is_killed_at_each_start_is_given_up_as_soon_as_the_budget
 #[tokio::test]
 async fn a_zygote_that_is_stopped_does_not_hold_up_the_shutdown() {
     let py = start([pool("p", 1)]).await;
-    let zygote = zygote_of(py.workers().await[0].pid);
+    let zygote = parent_of(py.workers().await[0].pid).unwrap();
     assert!(Command::new("kill").args(["-STOP", &zygote.to_string()]).status().unwrap().success());
     let ended = tokio::time::timeout(Duration::from_secs(15), py.shutdown()).await;
     let _gone = Command::new("kill").args(["-CONT", &zygote.to_string()]).status();
@@ -129,5 +123,17 @@ async fn a_worker_that_takes_no_messages_any_more_is_replaced() {
     let outcome = within("the call that cannot be sent", py.call("math", "sqrt", (4,)).discard()).await;
     assert!(outcome.is_ok() || outcome.is_err_and(|error| error.code() == "worker_crashed"));
     within("the next call", py.call("math", "sqrt", (4,)).session("next")).await.unwrap();
+    py.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_call_whose_large_body_meets_a_death_had_not_begun_and_goes_elsewhere() {
+    let py = start([pool("p", 1)]).await;
+    // Its other end is gone first, as when the kernel has closed half of what a dying worker had.
+    py.call("os", "close", (4,)).discard().await.unwrap();
+    let body = snakebridge::Bytes::from(vec![7; 1 << 20]);
+    let length = within("the call", py.call("builtins", "len", (body,)).extract::<usize>()).await;
+    assert_eq!(length.unwrap(), 1 << 20);
+    assert_eq!(py.stats().await.pools[0].deaths, 1);
     py.shutdown().await.unwrap();
 }

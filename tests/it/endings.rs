@@ -1,19 +1,16 @@
 //! Nothing stays behind: after a shutdown, a drop, a failed start, or the death of the host.
 
-use crate::support::{Gate, alone, code, is_alive, kill, pool, start, until, within};
-use snakebridge::{Affinity, Ran, SnakeBridge, StartMethod};
-use std::collections::BTreeSet;
+use crate::random::Random;
+use crate::support::{
+    Dir, Gate, MARK, alone, belongings, code, is_alive, kill, marked, new_mark, pool, start, until, within,
+};
+use rustix::process::{Pid, Signal};
+use snakebridge::{Affinity, Bytes, Ran, SnakeBridge, StartMethod};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const GRACE: Duration = Duration::from_millis(100);
-
-/// What this process has: threads, descriptors, and children of any degree that carry its mark.
-fn belongings() -> (usize, usize) {
-    let count = |dir: &str| std::fs::read_dir(dir).unwrap().count();
-    (count("/proc/self/task"), count("/proc/self/fd"))
-}
 
 #[test]
 fn twenty_starts_and_stops_leave_no_thread_descriptor_or_process() {
@@ -209,7 +206,6 @@ async fn pools_may_have_a_thread_each() {
 // ---- the host dies
 
 const SCENE: &str = "SNAKEBRIDGE_TEST_SCENE";
-const MARK: &str = "SNAKEBRIDGE_TEST_MARK";
 
 /// Runs in a process of its own, which is killed; does nothing in a usual run.
 #[test]
@@ -230,7 +226,9 @@ fn host_of_a_scene() {
             config = config.without_lifeline_for_tests();
         }
         let py = start([config]).await;
-        if scene != "idle" {
+        if scene == "load" {
+            load(&py).await;
+        } else if scene != "idle" {
             let child: u32 = py.call("bridge_helpers", "start_child", (true,)).session("a").extract().await.unwrap();
             println!("daemon {child}");
             drop(tokio::spawn(py.call("bridge_helpers", "stuck_in_c", ()).session("b").discard()));
@@ -241,7 +239,28 @@ fn host_of_a_scene() {
     });
 }
 
+/// Sessions that call with bodies of all sizes, and now and then start a process, or get stuck.
+async fn load(py: &SnakeBridge) {
+    let callers = (0..8).map(async |n| {
+        let session = py.session(format!("s{n}"));
+        for round in 0_u32.. {
+            let body = Bytes::from(vec![0; 1 << (round % 22)]);
+            let _answered = session.call("builtins", "len", (body,)).discard().await;
+            if round % 64 == n {
+                let _started = session.call("bridge_helpers", "start_child", (n % 2 == 0,)).discard().await;
+            }
+            if round % 64 == n + 32 {
+                let stuck = session.call("bridge_helpers", "stuck_in_c", ());
+                let _stuck = stuck.timeout(Duration::from_millis(10)).discard().await;
+            }
+        }
+    });
+    futures::future::join_all(callers).await;
+}
+
 struct Host {
+    /// Its temporary files go here.
+    dir: Dir,
     process: Child,
     mark: String,
     lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
@@ -249,18 +268,19 @@ struct Host {
 
 impl Host {
     fn new(scene: &str) -> Self {
-        let mark = format!("{scene}-{}-{:?}", std::process::id(), Instant::now());
+        let (mark, dir) = (new_mark(scene), Dir::new());
         let mut process = Command::new(std::env::current_exe().unwrap())
             .args(["endings::host_of_a_scene", "--exact", "--nocapture"])
             .env(SCENE, scene)
             .env(MARK, &mark)
+            .env("TMPDIR", &dir.0)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
         let lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        Self { process, mark, lines }
+        Self { dir, process, mark, lines }
     }
 
     fn until(&mut self, word: &str) {
@@ -268,37 +288,34 @@ impl Host {
         assert!(found, "the host ended before it said {word:?}");
     }
 
-    /// Every process that carries the mark of this host, the host itself included.
-    fn marked(&self) -> BTreeSet<u32> {
-        let processes = std::fs::read_dir("/proc").unwrap().flatten();
-        let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-        pids.filter(|pid| {
-            let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            environ.split(|byte| *byte == 0).any(|entry| entry == format!("{MARK}={}", self.mark).as_bytes())
-                && is_alive(*pid)
-        })
-        .collect()
-    }
-
     /// Kills the host; everything that it started must be gone a second later.
     fn die(&mut self) {
-        kill(self.process.id());
-        self.process.wait().unwrap();
+        self.die_of(Signal::KILL);
+    }
+
+    fn die_of(&mut self, signal: Signal) {
+        // The first SIGSEGV that is sent only takes away the handler that Rust has for stack overflows.
+        while self.process.try_wait().unwrap().is_none() {
+            rustix::process::kill_process(Pid::from_child(&self.process), signal).unwrap();
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let deadline = Instant::now() + Duration::from_secs(if cfg!(debug_assertions) { 3 } else { 1 });
         loop {
-            let left = self.marked();
+            let left = marked(&self.mark);
             if left.is_empty() {
-                return;
+                break;
             }
             assert!(Instant::now() < deadline, "left behind: {left:?}");
             std::thread::sleep(Duration::from_millis(2));
         }
+        let files: Vec<_> = std::fs::read_dir(&self.dir.0).unwrap().collect();
+        assert!(files.is_empty(), "left behind: {files:?}");
     }
 }
 
 impl Drop for Host {
     fn drop(&mut self) {
-        for pid in self.marked() {
+        for pid in marked(&self.mark) {
             kill(pid);
         }
         let _reaped = self.process.wait();
@@ -308,7 +325,7 @@ impl Drop for Host {
 fn host_dies_when_ready(scene: &str) {
     let mut host = Host::new(scene);
     host.until("ready");
-    let marked = host.marked();
+    let marked = marked(&host.mark);
     assert!(marked.len() >= 4, "the host, a zygote, two workers: {marked:?}");
     host.die();
 }
@@ -342,5 +359,20 @@ fn the_death_of_a_host_in_mid_start_leaves_nothing() {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         std::thread::sleep(Duration::from_micros((seed >> 40) % 200_000));
         host.die();
+    }
+}
+
+/// `SNAKEBRIDGE_HOST_DEATHS=500 cargo test --test it host_under_load` for more of them.
+#[test]
+fn the_death_of_a_host_under_load_leaves_nothing_at_whatever_moment() {
+    let deaths = std::env::var("SNAKEBRIDGE_HOST_DEATHS").map_or(20, |text| text.parse().expect("a whole number"));
+    let mut random = Random::new(1, 0);
+    for death in 0..deaths {
+        let signal = [Signal::KILL, Signal::SEGV, Signal::ABORT][death % 3];
+        let after = Duration::from_micros(random.below(1_000_000));
+        let mut host = Host::new("load");
+        host.until("starting");
+        std::thread::sleep(after);
+        host.die_of(signal);
     }
 }

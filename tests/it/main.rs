@@ -1,11 +1,13 @@
 //! The bridge against real Python, a module per promise.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod random;
 mod support;
 
 mod adversity;
 mod callbacks;
 mod cancel;
+mod chaos;
 mod contexts;
 mod endings;
 mod failures;

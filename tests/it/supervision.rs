@@ -1,6 +1,6 @@
 //! Workers that die, are replaced, tainted, retired, resized; pools that degrade and recover.
 
-use crate::support::{Busy, Dir, Gate, code, is_alive, kill, pid, pool, start, until, within};
+use crate::support::{Busy, Dir, Gate, code, is_alive, kill, parent_of, pid, pool, start, until, within};
 use futures::StreamExt;
 use snakebridge::{Affinity, Error, Event, Fact, PoolStatus, PyRef, Ran, SnakeBridge, StartMethod, WorkerState};
 use std::time::Duration;
@@ -168,8 +168,7 @@ async fn both_start_methods_run_calls_and_replace_the_dead() {
 async fn a_dead_zygote_is_replaced_and_its_workers_retire_without_losing_a_call() {
     let py = start([pool("p", 1)]).await;
     let worker = py.workers().await.remove(0);
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", worker.pid)).unwrap();
-    let zygote: u32 = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(1).unwrap().parse().unwrap();
+    let zygote = parent_of(worker.pid).unwrap();
     let gate = Gate::new();
     let running = tokio::spawn(py.call("bridge_helpers", "hold", (gate.path(), 5)).session("s").extract::<i64>());
     gate.held().await;

@@ -1,6 +1,7 @@
 //! Bridges, gates and deadlines for the tests. Nothing here sleeps to wait: it asks until a deadline.
 
 use snakebridge::{Builder, Error, PoolConfig, Result, Session, SnakeBridge, WorkerId};
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -142,6 +143,38 @@ pub(crate) fn is_alive(pid: u32) -> bool {
     !matches!(state, Some('Z' | 'X') | None)
 }
 
+/// The parent of a process, while it is there.
+pub(crate) fn parent_of(pid: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// A variable of the environment that processes inherit from those that started them.
+pub(crate) const MARK: &str = "SNAKEBRIDGE_TEST_MARK";
+
+/// A mark that nobody else has.
+pub(crate) fn new_mark(of: &str) -> String {
+    format!("{of}-{}-{:?}", std::process::id(), Instant::now())
+}
+
+pub(crate) fn is_marked(pid: u32, mark: &str) -> bool {
+    let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    environ.split(|byte| *byte == 0).any(|entry| entry == format!("{MARK}={mark}").as_bytes())
+}
+
+/// Every process that carries the mark.
+pub(crate) fn marked(mark: &str) -> BTreeSet<u32> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| is_marked(*pid, mark) && is_alive(*pid)).collect()
+}
+
+/// How many threads and descriptors this process has.
+pub(crate) fn belongings() -> (usize, usize) {
+    let count = |dir: &str| std::fs::read_dir(dir).unwrap().count();
+    (count("/proc/self/task"), count("/proc/self/fd"))
+}
+
 /// Kills a worker as the outside world does.
 pub(crate) fn kill(pid: u32) {
     let killed = std::process::Command::new("kill").args(["-KILL", &pid.to_string()]).status();
@@ -201,14 +234,29 @@ impl std::io::Write for Writer {
 /// Runs a test in a process of its own, for what counts descriptors or threads: `false` in the process
 /// that only waits for it.
 pub(crate) fn alone(test: &str) -> bool {
+    output_of_alone(test).is_none()
+}
+
+/// The same: what that process wrote, in the one that only waited for it. Nothing that it started is left.
+pub(crate) fn output_of_alone(test: &str) -> Option<String> {
     const ALONE: &str = "SNAKEBRIDGE_TEST_ALONE";
     if std::env::var_os(ALONE).is_some() {
-        return true;
+        return None;
     }
     let this = std::env::current_exe().expect("the path of this program");
+    let mark = new_mark(test);
     let mut command = std::process::Command::new(this);
-    let output = command.args([test, "--exact", "--nocapture"]).env(ALONE, "1").output().expect("this program runs");
+    command.args([test, "--exact", "--include-ignored", "--nocapture"]).env(ALONE, "1").env(MARK, &mark);
+    let output = command.output().expect("this program runs");
     let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(output.status.success() && text.contains("1 passed"), "{test} failed alone:\n{text}");
-    false
+    let deadline = Instant::now() + Duration::from_secs(3);
+    loop {
+        let left = marked(&mark);
+        if left.is_empty() {
+            return Some(text);
+        }
+        assert!(Instant::now() < deadline, "{test} left behind: {left:?}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
