@@ -288,20 +288,27 @@ def listen(program, said, within, count):
 
 
 def told(row):
-    """A cell of the table."""
+    """A cell of the table: what became of it, and of others where that is not what it should be."""
     if "host" in row:
-        return row["host"]
+        return f"**{row['host']}**"
     parts = []
-    words = {"none": f"**no answer in {PATIENCE:g} s**", "value": "served"}
-    for who, name in (("victim", "it"), ("beside", "beside it"), ("waiting", "waiting"), ("next", "the next")):
-        if who in row:
-            how = row[who]["how"]
-            parts.append(f"{name}: {words.get(how, how)}")
+    if "victim" in row:
+        parts.append(became(row["victim"]["how"]))
+    others = {}
+    for who, name in (("beside", "what runs beside it"), ("waiting", "what waits"), ("next", "the next")):
+        if who in row and row[who]["how"] != "value":
+            others.setdefault(row[who]["how"], []).append(name)
+    parts += [f"**{', '.join(names)}: {became(how)}**" for how, names in others.items()]
     if row.get("closes") is False:
-        parts.append("**does not close**")
+        parts.append("**the pool does not close**")
     left = [f"{count} after {when}" for when, count in row["left"].items() if count]
-    parts.append(f"**left: {', '.join(left)}**" if left else "nothing left")
-    return "; ".join(parts)
+    if left:
+        parts.append(f"**processes left: {', '.join(left)}**")
+    return "; ".join(parts) or "all is well"
+
+
+def became(how):
+    return {"none": f"no answer in {PATIENCE:g} s", "value": "served"}.get(how, how.strip("*") if "*" in how else f"`{how}`")
 
 
 def main():

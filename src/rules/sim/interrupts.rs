@@ -48,8 +48,7 @@ impl World {
             reach::hit("an interrupt is obeyed".into());
             top.step = Step::Ending;
             let takes = self.random.below(200);
-            // The step that it would have taken is not waited for.
-            self.step_by(Mailbox::Signals(worker.clone()), worker, entry, takes);
+            self.step_in(worker, entry, takes);
         }
     }
 }

@@ -80,18 +80,15 @@ impl World {
         }
     }
 
-    fn step_in(&mut self, worker: &WorkerId, entry: u32, delay: u64) {
-        // Not by the socket: a thread does not wait for what is on its way there.
-        self.step_by(Mailbox::Thread(worker.clone(), entry), worker, entry, delay);
-    }
-
-    pub(super) fn step_by(&mut self, way: Mailbox, worker: &WorkerId, entry: u32, delay: u64) {
+    /// In place of the step that it would have taken, if it was to take one.
+    pub(super) fn step_in(&mut self, worker: &WorkerId, entry: u32, delay: u64) {
         let actor = self.workers.get_mut(worker).expect("a step is of a worker that lives");
         let thread = &mut actor.process.threads[entry as usize];
         thread.is_awake = true;
         thread.turn += 1;
         let step = Message::Step(entry, thread.turn);
-        self.post_in(way, step, delay);
+        // Not by the socket: a thread does not wait for what is on its way there.
+        self.post_in(Mailbox::Thread(worker.clone(), entry), step, delay);
     }
 
     /// A message for a thread has come, which it looks at unless a call runs there.

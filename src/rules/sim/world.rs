@@ -184,7 +184,7 @@ impl World {
     pub(super) fn post_in(&mut self, to: Mailbox, message: Message, delay: u64) {
         self.posted += 1;
         let mut at = self.now + micros(delay);
-        if !matches!(to, Mailbox::Nowhere(_)) {
+        if !matches!(to, Mailbox::Nowhere(_) | Mailbox::Thread(..)) {
             let last = self.last.entry(to.clone()).or_insert(at);
             at = at.max(*last);
             *last = at;

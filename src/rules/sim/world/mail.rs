@@ -15,6 +15,7 @@ pub(in crate::rules::sim) enum Mailbox {
     /// The socket, one box each way.
     ToProcess(WorkerId),
     FromProcess(WorkerId),
+    /// A step waits for none before it, which an interrupt may have put an end to.
     Thread(WorkerId, u32),
     /// Signals overtake what is in the socket.
     Signals(WorkerId),
