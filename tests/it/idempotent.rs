@@ -64,12 +64,13 @@ async fn one_that_is_bound_to_its_worker_or_part_of_something_else_never_runs_ag
     let once = |runs: &Runs| py.call("bridge_helpers", "die_first", (1, runs.path())).idempotent();
     let check = |runs: &Runs, outcome: Result<()>| assert_eq!((code(outcome), runs.count()), ("worker_crashed", 1));
 
+    // What never waits needs a worker that is there.
+    let ready = || py.await_ready(SOON);
     for affinity in [Affinity::StrictQueue, Affinity::StrictFailFast] {
         let runs = Runs::new();
-        check(
-            &runs,
-            within("a strict call", once(&runs).affinity(affinity).session(affinity.to_string()).discard()).await,
-        );
+        ready().await.unwrap();
+        let call = once(&runs).affinity(affinity).session(affinity.to_string());
+        check(&runs, within("a strict call", call.discard()).await);
     }
     let runs = Runs::new();
     let held: PyRef = counter().await.unwrap();
@@ -83,6 +84,7 @@ async fn one_that_is_bound_to_its_worker_or_part_of_something_else_never_runs_ag
     session().release().await.unwrap();
 
     let runs = Runs::new();
+    ready().await.unwrap();
     check(&runs, within("a stream", once(&runs).stream::<i64>()).await.map(drop));
 
     let runs = Runs::new();

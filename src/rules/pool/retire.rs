@@ -166,7 +166,8 @@ impl Pool {
         self.lose_state(place, &cause);
         // Also those that seem to run: what has begun finishes, what has not fares as after a crash.
         // Before those that wait are routed, which must not overtake them.
-        let open: Vec<CallId> = self.workers[&place].leases.iter().copied().collect();
+        // The latest first: one that had begun is then never behind one of its session that had not.
+        let open: Vec<CallId> = self.workers[&place].leases.iter().rev().copied().collect();
         for id in open {
             self.take_back(id, Then::RouteAgain);
         }
