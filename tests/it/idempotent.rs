@@ -1,6 +1,6 @@
 //! Calls that may run once more, should their worker die.
 
-use crate::support::{Dir, code, pool, start, within};
+use crate::support::{Dir, SOON, code, pool, start, within};
 use snakebridge::{Affinity, PyRef, Ran, Result, SnakeBridge};
 use std::path::PathBuf;
 use std::time::Duration;
