@@ -293,7 +293,8 @@ def told(row):
         return f"**{row['host']}**"
     parts = []
     if "victim" in row:
-        parts.append(became(row["victim"]["how"]))
+        how = row["victim"]["how"]
+        parts.append(f"**{became(how)}**" if how == "none" else became(how))
     others = {}
     for who, name in (("beside", "what runs beside it"), ("waiting", "what waits"), ("next", "the next")):
         if who in row and row[who]["how"] != "value":
