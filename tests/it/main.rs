@@ -19,3 +19,4 @@ mod sessions;
 mod stream_traps;
 mod streams;
 mod supervision;
+mod zoo;
