@@ -1,7 +1,7 @@
 //! What a stuck or hostile process may not do: keep anyone waiting, or reach another session.
 
 use crate::support::{Dir, Gate, code, pool, start, until, within};
-use snakebridge::{PyRef, Ran, SnakeBridge};
+use snakebridge::{Bytes, PyRef, Ran, SnakeBridge};
 use std::process::Command;
 use std::time::Duration;
 
@@ -129,5 +129,23 @@ async fn a_worker_that_takes_no_messages_any_more_is_replaced() {
     let outcome = within("the call that cannot be sent", py.call("math", "sqrt", (4,)).discard()).await;
     assert!(outcome.is_ok() || outcome.is_err_and(|error| error.code() == "worker_crashed"));
     within("the next call", py.call("math", "sqrt", (4,)).session("next")).await.unwrap();
+    py.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_worker_that_was_out_of_descriptors_takes_large_arguments_again() {
+    let py = start([pool("p", 1)]).await;
+    let session = py.session("s");
+    let large = || session.call("builtins", "len", (Bytes::from(vec![0; 100_000]),)).extract::<usize>();
+    session.exec("from zoo import *\ntaken = use_up_descriptors()").await.unwrap();
+    // More often than there are blocks: each is given back.
+    for _ in 0..100 {
+        let error = within("a large argument", large()).await.unwrap_err();
+        assert!(error.to_string().contains("Too many open files"), "{error}");
+    }
+    session.exec("for fd in taken: os.close(fd)").await.unwrap();
+    for _ in 0..100 {
+        assert_eq!(within("a large argument", large()).await.unwrap(), 100_000);
+    }
     py.shutdown().await.unwrap();
 }
