@@ -24,3 +24,4 @@ mod sessions;
 mod stream_traps;
 mod streams;
 mod supervision;
+mod zoo;
