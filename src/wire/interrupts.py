@@ -13,6 +13,7 @@ import random
 import select
 import signal
 import sys
+import tempfile
 import threading
 import time
 import unittest
@@ -64,6 +65,19 @@ def waits_for_a_lock() -> None:
     lock.acquire()
 
 
+def imports_slowly() -> None:
+    import slow_package  # noqa: F401
+
+    while True:
+        pass
+
+
+def imports_it_again() -> int:
+    from slow_package import value
+
+    return value
+
+
 def guards_itself() -> None:
     try:
         while True:
@@ -82,6 +96,16 @@ def swallows(turns: int) -> str:
         except BaseException as error:
             seen.append(type(error).__name__)
     return "all the same"
+
+
+#: Says that it is there while it is imported, and that it was.
+SLOW_PACKAGE = """
+import os, sys, time
+value = 7
+os.write({reaches}, b"h")
+time.sleep(0.3)
+sys.modules["__main__"].seen.append("imported")
+"""
 
 
 class NeverDescribed(Exception):
@@ -437,6 +461,13 @@ class Everywhere(Interrupts):
             self.is_cancelled(seq)
             self.replies(later, 3)
 
+    def test_an_import_is_whole_and_what_comes_after_it_is_struck(self) -> None:
+        seq = self.host.call("imports_slowly")
+        self.interrupt_there(seq)
+        self.is_cancelled(seq)
+        self.replies(self.host.call("imports_it_again"), 7)
+        self.has_seen("imported")
+
     def test_except_exception_does_not_swallow_it_and_finally_runs(self) -> None:
         seq = self.host.call("guards_itself")
         self.interrupt_there(seq)
@@ -647,4 +678,8 @@ class Threads(Everywhere):
 
 if __name__ == "__main__":
     codec._register()
-    unittest.main(argv=sys.argv[:1])
+    with tempfile.TemporaryDirectory() as folder:
+        with open(os.path.join(folder, "slow_package.py"), "w") as module:
+            module.write(SLOW_PACKAGE.format(reaches=reaches))
+        sys.path.insert(0, folder)
+        unittest.main(argv=sys.argv[:1])

@@ -4,6 +4,9 @@ An exception is raised in that call and in no other, once, and only where it run
 moment that it is ``running`` until that is taken back. Who waits in the host, or answers, is not running.
 What strikes between the two ends up as the outcome of that very call, wherever it strikes.
 
+It does not strike inside an import: a package that is left half imported cannot be imported again. The host
+sends the signal until the call is over, so that one which comes behind the import strikes.
+
 With a concurrency of one the handler raises on the thread that it interrupts. With more it runs on the main
 thread, which only receives, and has the exception raised in the thread of the call. In both, a call that
 runs a coroutine is not struck, but its task is cancelled.
@@ -14,10 +17,16 @@ from __future__ import annotations
 import ctypes
 import functools
 import signal
+import sys
 import threading
 from typing import Any, Protocol, Sequence
 
 from snakebridge_worker.page import FIRST_INTERRUPT, INTERRUPT_WORDS, Page
+
+
+_IMPORTS = "<frozen importlib._bootstrap>"
+#: Where calls are run from.
+_LOOP = (lambda: None).__code__.co_filename.replace("interrupts.py", "loop.py")
 
 
 class CallCancelled(BaseException):
@@ -133,9 +142,14 @@ class Target:
             return None
         if self.shields and self.shielded == seq:
             return None
-        self.struck = seq
         awaited = self.awaited
-        return self if awaited is None or awaited.seq != seq else awaited
+        if awaited is not None and awaited.seq == seq:
+            self.struck = seq
+            return awaited
+        if _imports(self.thread):
+            return None
+        self.struck = seq
+        return self
 
     def _drain(self) -> bool:
         """Takes what was aimed at this thread and has not struck yet; nobody aims any more."""
@@ -153,6 +167,20 @@ class Target:
 
 
 def _pass() -> None: ...
+
+
+def _imports(thread: int | None) -> bool:
+    """Whether the call that runs there, or here, is inside an import."""
+    frame = sys._getframe() if thread is None else sys._current_frames().get(thread)
+    while frame is not None:
+        code = frame.f_code
+        if code.co_filename == _IMPORTS:
+            return True
+        # What is below is another call.
+        if code.co_name == "run" and code.co_filename == _LOOP:
+            return False
+        frame = frame.f_back
+    return False
 
 
 @functools.lru_cache(None)
