@@ -182,7 +182,7 @@ impl WorkerActor {
         }
         if let Some(watch) = &self.watch {
             // It may be gone already.
-            let _gone = watch.signal(rustix::process::Signal::USR1);
+            let _gone = watch.signal(rustix::process::Signal::URG);
         }
     }
 

@@ -1,4 +1,4 @@
-"""The end of calls that nobody wants any more: the host names one in the control page, and sends SIGUSR1.
+"""The end of calls that nobody wants any more: the host names one in the control page, and sends SIGURG.
 
 An exception is raised in that call and in no other, once, and only where it runs in user code: from the
 moment that it is ``running`` until that is taken back. Who waits in the host, or answers, is not running.
@@ -206,4 +206,4 @@ def listen(targets: Sequence[Target], shared: Any) -> None:
                 for target in targets:
                     target.aim()
 
-    signal.signal(signal.SIGUSR1, handle)
+    signal.signal(signal.SIGURG, handle)
