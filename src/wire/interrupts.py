@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 import unittest
+import weakref
 from typing import Any, AsyncIterator, Iterator
 
 sys.path[:0] = [sys.argv[1], os.path.dirname(os.path.abspath(__file__))]
@@ -76,6 +77,19 @@ def imports_it_again() -> int:
     from slow_package import value
 
     return value
+
+
+class Thing:
+    pass
+
+
+def fills_weak_sets() -> None:
+    """Most of its time Python is in callbacks of weakrefs."""
+    here()
+    while True:
+        things = weakref.WeakSet()
+        for _ in range(20):
+            things.add(Thing())
 
 
 def guards_itself() -> None:
@@ -462,6 +476,13 @@ class Everywhere(Interrupts):
             self.interrupt_there(seq)
             self.is_cancelled(seq)
             self.replies(later, 3)
+
+    def test_what_a_callback_of_a_weakref_swallows_is_raised_again(self) -> None:
+        for _ in range(30):
+            seq = self.host.call("fills_weak_sets")
+            self.interrupt_there(seq)
+            self.is_cancelled(seq)
+        self.replies(self.host.call("add", 1, 2), 3)
 
     def test_an_import_is_whole_and_what_comes_after_it_is_struck(self) -> None:
         seq = self.host.call("imports_slowly")

@@ -120,6 +120,8 @@ class Target:
         """Puts off what would strike the call that runs, which is returned, until ``unshield``."""
         with self._lock:
             seq = self.running
+            if not seq:
+                return 0
             if self.shielded != seq:
                 self.shielded, self.shields = seq, 0
             self.shields += 1
@@ -127,13 +129,17 @@ class Target:
             raise CallCancelled
         return seq
 
-    def unshield(self, seq: int) -> None:
-        """The end of ``shield``, and of that call if it was put off."""
-        # A generator may be left in another call than that which entered it.
+    def unshield(self, seq: int, is_here: bool) -> None:
+        """The end of ``shield``, and of that call if it was put off and runs on this thread."""
+        # A generator may be left in another call than that which entered it, or by another thread.
         if seq and self.shielded == seq:
             self.shields -= 1
-            if self.running == seq and not self.shields:
+            if is_here and self.running == seq and not self.shields:
                 self.strike()
+
+    def take_back(self) -> None:
+        """What was raised here has been swallowed: the next signal is to strike again."""
+        self.struck = 0
 
     def _next(self) -> Any:
         """Whom to interrupt: the coroutine of the call that runs, or this; None for nobody."""
@@ -166,6 +172,16 @@ class Target:
         return False
 
 
+def _swallowed(targets: Sequence[Target], previous: Any, unraisable: Any) -> None:
+    """Python goes on behind what a finalizer or a callback of a weakref raises, and containers are full of these."""
+    if unraisable.exc_type is not CallCancelled:
+        return previous(unraisable)
+    here = threading.get_ident()
+    for target in targets:
+        if target.thread is None or target.thread == here:
+            target.take_back()
+
+
 def _pass() -> None: ...
 
 
@@ -192,6 +208,7 @@ def _async_exc() -> Any:
 
 def listen(targets: Sequence[Target], shared: Any) -> None:
     """Installs the handler, on the main thread. One target is struck, several are aimed at."""
+    sys.unraisablehook = functools.partial(_swallowed, targets, sys.unraisablehook)
     if len(targets) == 1:
         (target,) = targets
 
