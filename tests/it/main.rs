@@ -10,6 +10,7 @@ mod contexts;
 mod endings;
 mod failures;
 mod input;
+mod matrix;
 mod namespaces;
 mod observing;
 mod on_home;

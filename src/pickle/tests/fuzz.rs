@@ -5,7 +5,7 @@
 
 use super::golden::bodies;
 use super::hostile::rich;
-use super::{source, typed, value_of};
+use super::{typed, value_of};
 use crate::pickle::opcode::*;
 use crate::pickle::{decode_error, to_fragment};
 use crate::wire::{Body, Ended, FromWorker};
@@ -13,7 +13,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
