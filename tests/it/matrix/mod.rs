@@ -19,6 +19,8 @@ const WELL_BEFORE: Duration = Duration::from_millis(10);
 const GRACE: Duration = Duration::from_millis(100);
 /// How often the machine may be too busy for that, or for the zygote to say in time how a worker ended.
 const ATTEMPTS: usize = 50;
+/// More wrong cells say nothing new.
+const MOST_TOLD: usize = 10;
 const FOREVER: Duration = Duration::from_secs(3_600);
 
 #[test]
@@ -48,14 +50,14 @@ fn matrix(affinity: Affinity) {
             if let Err(what) = bench.run(&cell).await {
                 wrong.push(format!("{what}\n    SNAKEBRIDGE_CELL={cell} cargo test --test it matrix"));
                 // One that hangs is enough; else the next begins anew, whatever this one has left.
-                if began.elapsed() >= SOON {
+                if began.elapsed() >= SOON || wrong.len() == MOST_TOLD {
                     break;
                 }
                 bench = Bench::start().await;
             }
         }
         bench.py.shutdown().await.unwrap();
-        assert!(wrong.is_empty(), "{} cells are wrong:\n{}", wrong.len(), wrong.join("\n"));
+        assert!(wrong.is_empty(), "{} cells are wrong at least:\n{}", wrong.len(), wrong.join("\n"));
     });
 }
 
