@@ -14,6 +14,7 @@ mod failures;
 mod heartbeat;
 mod idempotent;
 mod input;
+mod matrix;
 mod namespaces;
 mod observing;
 mod on_home;
