@@ -1,6 +1,6 @@
 //! Plays rows, and looks after each at everything that is left.
 
-use super::row::{Asked, CHOICE, Fate, Row, compare, is_unexplained, rows};
+use super::row::{Asked, CHOICE, Fate, Row, compare, rows, untold};
 use crate::support::{SOON, is_alive, kill, pool};
 use futures::StreamExt;
 use snakebridge::{Bytes, Session, SnakeBridge, Value, WorkerId};
@@ -156,7 +156,7 @@ impl Zoo {
                 return Ok(());
             }
         }
-        Err("its worker died five times, and nobody knew how".to_owned())
+        Err("nothing could be compared, five times".to_owned())
     }
 
     /// Whether the outcome could be compared.
@@ -171,7 +171,8 @@ impl Zoo {
         }
 
         let outcome = soon("the call", evaluate(&session, row, pool)).await?;
-        let fate = if is_unexplained(&outcome) { Fate::Dies } else { compare(&outcome, row)? };
+        let untold = untold(&outcome);
+        let fate = untold.map_or_else(|| compare(&outcome, row), Ok)?;
         self.others_go_on(pool).await?;
         match fate {
             Fate::Lives => {
@@ -190,7 +191,6 @@ impl Zoo {
         }
         self.whole_with(row.leaves).await?;
 
-        let is_explained = !is_unexplained(&outcome);
         drop(outcome);
         ok("the release", session.release()).await?;
         drop(session);
@@ -208,7 +208,7 @@ impl Zoo {
         self.whole().await?;
         come_about(async || self.before.same_as(&Belongings::now())).await?;
         self.others_go_on(pool).await?;
-        Ok(is_explained)
+        Ok(untold.is_none())
     }
 
     /// The session beside has its state, and one that is new finds a worker.

@@ -50,3 +50,8 @@ fn a_result_that_means_ill_is_a_value_a_ref_or_an_error() {
 fn an_exception_that_means_ill_is_described() {
     play("zoo::an_exception_that_means_ill_is_described", "exceptions");
 }
+
+#[test]
+fn a_worker_whose_interpreter_is_sabotaged_harms_itself_alone() {
+    play("zoo::a_worker_whose_interpreter_is_sabotaged_harms_itself_alone", "sabotage");
+}
