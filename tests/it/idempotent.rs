@@ -94,9 +94,9 @@ async fn one_that_is_bound_to_its_worker_or_part_of_something_else_never_runs_ag
         async move { Ok(call.discard().await.err().map(|error| error.code().to_owned())) }
     })
     .unwrap();
-    let nested = py.eval("__import__('snakebridge').host.call('inner')").extract::<Option<String>>();
-    assert_eq!(within("one in a callback", nested).await.unwrap().as_deref(), Some("worker_crashed"));
-    assert_eq!(runs.count(), 1);
+    // It runs on top of the call that waits for it, and takes that with it.
+    let outer = py.eval("__import__('snakebridge').host.call('inner')");
+    check(&runs, within("one in a callback", outer.discard()).await);
     py.shutdown().await.unwrap();
 }
 
