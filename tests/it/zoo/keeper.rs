@@ -43,7 +43,8 @@ pub(super) fn apart(test: &str, body: impl FnOnce()) {
     }
     let mark = Mark::new();
     let mut command = Command::new(std::env::current_exe().unwrap());
-    let output = command.args([test, "--exact", "--nocapture"]).env(MARK, &mark.0).output().unwrap();
+    let output =
+        command.args([test, "--exact", "--include-ignored", "--nocapture"]).env(MARK, &mark.0).output().unwrap();
     let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
     assert!(!text.contains("panicked"), "something panicked:\n{text}");
@@ -69,7 +70,7 @@ async fn play_all(rows: &[Row]) -> Vec<String> {
                 if let Err(why) = zoo.play(row, pool).await {
                     let name = &row.name;
                     failures.push(format!(
-                        "row {name}, in pool {pool}, round {round}: {why}\n    {CHOICE}={name} cargo test --test it zoo"
+                        "row {name}, in pool {pool}, round {round}: {why}\n    {CHOICE}={name} cargo test --test it zoo -- --ignored"
                     ));
                     if let Err(why) = zoo.end().await {
                         failures.push(format!("and after it: {why}"));
@@ -176,6 +177,10 @@ impl Zoo {
         self.others_go_on(pool).await?;
         match fate {
             Fate::Lives => {
+                // A `MemoryError` taints its worker, which has its state all the same.
+                if self.py.workers().await.iter().any(|known| known.id == worker && known.tainted.is_some()) {
+                    ok("the end of the taint", self.py.clear_taint(&worker)).await?;
+                }
                 let kept = soon("the next call", session.eval("kept").pool(pool).extract::<i64>()).await?;
                 if !matches!(kept, Ok(5)) || self.pid(&worker).await != Some(pid) {
                     return Err(format!("its worker should live, and the next call got {kept:?}"));
