@@ -24,16 +24,19 @@ const MOST_TOLD: usize = 10;
 const FOREVER: Duration = Duration::from_secs(3_600);
 
 #[test]
+#[ignore = "by hand until it has run whole beside all others: `cargo test --test it matrix:: -- --ignored`"]
 fn a_death_in_any_phase_has_the_outcome_of_the_table_under_hint() {
     matrix(Affinity::Hint);
 }
 
 #[test]
+#[ignore = "by hand until it has run whole beside all others: `cargo test --test it matrix:: -- --ignored`"]
 fn a_death_in_any_phase_has_the_outcome_of_the_table_under_strict_queue() {
     matrix(Affinity::StrictQueue);
 }
 
 #[test]
+#[ignore = "by hand until it has run whole beside all others: `cargo test --test it matrix:: -- --ignored`"]
 fn a_death_in_any_phase_has_the_outcome_of_the_table_under_strict_fail_fast() {
     matrix(Affinity::StrictFailFast);
 }

@@ -70,7 +70,7 @@ async fn play_all(rows: &[Row]) -> Vec<String> {
                 if let Err(why) = zoo.play(row, pool).await {
                     let name = &row.name;
                     failures.push(format!(
-                        "row {name}, in pool {pool}, round {round}: {why}\n    {CHOICE}={name} cargo test --test it zoo"
+                        "row {name}, in pool {pool}, round {round}: {why}\n    {CHOICE}={name} cargo test --test it zoo -- --ignored"
                     ));
                     if let Err(why) = zoo.end().await {
                         failures.push(format!("and after it: {why}"));
