@@ -2,6 +2,9 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("snakebridge runs on Linux only: it ties its workers to their host with Linux system calls");
 
+#[macro_use]
+mod mutants;
+
 mod actors;
 mod api;
 mod config;

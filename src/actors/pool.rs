@@ -401,7 +401,7 @@ async fn start_zygote(config: Arc<PoolConfig>) -> Result<(Zygote, ZygoteEvents),
         return Err(StartError { permanent: false, what: format!("no thread to look for Python: {error}") });
     }
     match found.await {
-        Ok(Ok(interpreter)) => Zygote::start(ZygoteSpec::new(&config, interpreter)).await,
+        Ok(Ok(interpreter)) => Zygote::start(ZygoteSpec::new(&config, interpreter)?).await,
         Ok(Err(error)) => Err(StartError { permanent: true, what: error.to_string() }),
         Err(_) => Err(StartError { permanent: false, what: "the search for Python panicked".to_owned() }),
     }

@@ -180,9 +180,9 @@ impl WorkerActor {
             self.note_interrupted(seq);
             self.page.interrupt(seq);
         }
-        if let Some(watch) = &self.watch {
+        if let Some(watch) = self.watch.as_ref().filter(|_| !mutant!("interrupt.without_signal")) {
             // It may be gone already.
-            let _gone = watch.signal(rustix::process::Signal::USR1);
+            let _gone = watch.signal(rustix::process::Signal::URG);
         }
     }
 
@@ -193,7 +193,9 @@ impl WorkerActor {
             tracing::warn!(target: "snakebridge::worker", worker = %self.id, %what, "killing a worker that broke the protocol");
             self.violation = Some(what);
         }
-        self.kill();
+        if !mutant!("violation.is_borne") {
+            self.kill();
+        }
     }
 
     /// Kills it for a reason that its exit would not say.
@@ -267,7 +269,8 @@ impl WorkerActor {
                 LaneAction::Revoke { seq, entry, nested } => {
                     // The worker has yet to read the word for an older call, or the kernel has no
                     // barrier: what was sent counts as begun.
-                    let is_exact = !self.lane.is_revoked(self.page.revoked(seq)) && {
+                    let is_shared = self.lane.is_revoked(self.page.revoked(seq)) && !mutant!("revoke.word_is_shared");
+                    let is_exact = !is_shared && {
                         self.page.revoke(seq);
                         self.page.barrier()
                     };
@@ -478,7 +481,7 @@ impl WorkerActor {
     fn own(&self, refs: Vec<u64>) -> Result<Vec<RefId>, String> {
         let mut last = None;
         for id in &refs {
-            if !self.ids.contains(id) || last.is_some_and(|last| last >= id) {
+            if !self.ids.contains(id) && !mutant!("own.any_id") || last.is_some_and(|last| last >= id) {
                 return Err(format!("object {id}, which it cannot have made for this reply"));
             }
             last = Some(id);
@@ -596,7 +599,7 @@ impl WorkerActor {
 
     /// Takes one message in; `false` if there is none, or will be none.
     fn poll_message(&mut self, first: First, ctx: &mut Context<Self>, task: &mut TaskContext<'_>) -> bool {
-        if self.closed {
+        if self.closed || mutant!("death.before_the_last_message") && (self.exit_seen || self.exit.is_some()) {
             return false;
         }
         let last = self.exit.is_none() && !self.exit_seen && self.is_one_message_due();

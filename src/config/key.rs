@@ -95,7 +95,7 @@ keys! {
 }
 
 keys! {
-    PoolConfig, no keys: name, without_lifeline;
+    PoolConfig, no keys: name, without_lifeline, patches;
     size: Count,
     affinity: Word<Affinity>,
     concurrency: Count,

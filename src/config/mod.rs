@@ -9,7 +9,7 @@ mod pool;
 mod session;
 mod variables;
 
-pub(crate) use pool::MAX_CONCURRENCY;
+pub(crate) use pool::{MAX_CONCURRENCY, Patch};
 pub use pool::{PoolConfig, StartMethod};
 pub use session::SessionOptions;
 

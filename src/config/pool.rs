@@ -62,6 +62,18 @@ pub struct PoolConfig {
     pub(crate) stream_credit: (usize, usize),
     /// Test only: workers do not arm their lifeline, so that the fall-back has to do.
     pub(crate) without_lifeline: bool,
+    /// Test only: what is changed in the source of the workers.
+    pub(crate) patches: Vec<Patch>,
+}
+
+/// A change of one text in the workers' source, for tests.
+#[derive(Clone, Debug)]
+pub(crate) struct Patch {
+    /// As in `snakebridge_worker/loop.py`.
+    pub(crate) file: String,
+    /// Stands there exactly once.
+    pub(crate) from: String,
+    pub(crate) to: String,
 }
 
 impl PoolConfig {
@@ -97,6 +109,7 @@ impl PoolConfig {
             restart_backoff: (Duration::from_millis(50), Duration::from_secs(5)),
             stream_credit: (1_024, 4 << 20),
             without_lifeline: false,
+            patches: Vec::new(),
         }
     }
 
@@ -323,6 +336,17 @@ impl PoolConfig {
     /// How often workers are asked whether they answer; none: never.
     pub(crate) fn heartbeat_interval(&self) -> Option<Duration> {
         (self.heartbeat < FOREVER).then_some(self.heartbeat)
+    }
+
+    #[doc(hidden)]
+    pub fn patched_for_tests(
+        mut self,
+        file: impl Into<String>,
+        from: impl Into<String>,
+        to: impl Into<String>,
+    ) -> Self {
+        self.patches.push(Patch { file: file.into(), from: from.into(), to: to.into() });
+        self
     }
 
     /// The restart budget in force.

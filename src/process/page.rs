@@ -129,7 +129,7 @@ impl Page {
 
     fn entry(&self, entry: u32, word: usize) -> &AtomicU64 {
         assert!(entry < self.entries, "entry {entry} of {}", self.entries);
-        self.word(FIRST_ENTRY + entry as usize * ENTRY_WORDS + word)
+        self.word(FIRST_ENTRY + if mutant!("page.one_entry") { 0 } else { entry as usize * ENTRY_WORDS } + word)
     }
 
     fn word(&self, index: usize) -> &AtomicU64 {

@@ -32,8 +32,11 @@ pub(crate) struct ZygoteSpec {
 }
 
 impl ZygoteSpec {
-    pub(crate) fn new(config: &PoolConfig, interpreter: Interpreter) -> Self {
-        Self {
+    /// # Errors
+    /// A patch of a test that does not fit.
+    pub(crate) fn new(config: &PoolConfig, interpreter: Interpreter) -> Result<Self, StartError> {
+        let modules = Modules::embedded().patched(&config.patches);
+        Ok(Self {
             pool: config.name.clone(),
             interpreter,
             python_path: config.python_path.clone(),
@@ -44,8 +47,8 @@ impl ZygoteSpec {
             concurrency: config.concurrency,
             lifeline: !config.without_lifeline,
             start_timeout: config.start_timeout,
-            modules: Modules::embedded(),
-        }
+            modules: modules.map_err(|what| StartError { permanent: true, what })?,
+        })
     }
 
     /// All that the Python side reads, in one piece of memory: its settings and its own source.

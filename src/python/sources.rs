@@ -1,5 +1,6 @@
 //! The Python side's source, embedded here and handed over in memory: nothing is installed or written to disk.
 
+use crate::config::Patch;
 use serde::Serialize;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -52,7 +53,31 @@ impl Modules {
     /// Those of this crate.
     pub(crate) fn embedded() -> Self {
         let modules = SOURCES.iter().map(|&(name, file, source)| (name.into(), (file.into(), source.into())));
-        Self(modules.collect())
+        crate::mutants::of_python(Self(modules.collect()))
+    }
+
+    /// With texts replaced, for tests.
+    ///
+    /// # Errors
+    /// A text that is not there exactly once: what the patch was written for has changed.
+    pub(crate) fn patched(mut self, patches: &[Patch]) -> Result<Self, String> {
+        for Patch { file, from, to } in patches {
+            let Some((_, source)) = self.0.values_mut().find(|(known, _)| known == file) else {
+                return Err(format!("a patch of {file}, which is no file of the workers"));
+            };
+            let count = source.matches(from.as_str()).count();
+            if count != 1 {
+                return Err(format!("a patch of {file}, where {from:?} stands {count} times and not once"));
+            }
+            *source = source.replacen(from.as_str(), to, 1).into();
+        }
+        Ok(self)
+    }
+
+    /// Each file under `worker_py`, and its text.
+    #[cfg(all(test, feature = "mutants"))]
+    pub(crate) fn files(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.values().map(|(file, source)| (&**file, &**source))
     }
 
     /// With a module added or replaced.

@@ -369,7 +369,7 @@ impl Lane {
         let Some(call) = self.open.get_mut(&seq) else { return };
         let Stage::Revoking(wish) = call.stage else { return };
         let (id, timeout) = (call.call, call.deadline.map(|(_, timeout)| timeout).unwrap_or_default());
-        let began = begun >= seq;
+        let began = begun >= seq && !mutant!("lane.begun_is_not_compared");
         match wish {
             Wish::Pool if began => {
                 call.stage = Stage::Kept;
@@ -398,7 +398,7 @@ impl Lane {
     pub(crate) fn handle_exit(&mut self, begun: &[Begun]) -> Death {
         let mut death = Death::default();
         for (seq, call) in std::mem::take(&mut self.open) {
-            let began = call.has_begun(seq, begun);
+            let began = call.has_begun(seq, begun) && !mutant!("lane.begun_is_returned");
             match call.stage {
                 // Its body went back when it was taken back.
                 Stage::Revoked(Wish::Pool) => {}
@@ -511,7 +511,7 @@ impl Lane {
     }
 
     fn overrun(&mut self, seq: u64, now: Instant) {
-        let dies_at = now + self.cancel_grace;
+        let dies_at = now + if mutant!("lane.no_grace") { Duration::ZERO } else { self.cancel_grace };
         let Some(call) = self.open.get_mut(&seq) else { return };
         call.stage = Stage::Overdue { dies_at, grace: Grace::First, again: None };
         self.timers.insert((dies_at, seq));
@@ -608,7 +608,7 @@ impl Lane {
                 self.seats.remove(&call.session);
             }
         }
-        if let Some((at, _)) = call.deadline {
+        if let Some((at, _)) = call.deadline.filter(|_| !mutant!("lane.timer_is_left")) {
             self.timers.remove(&(at, seq));
         }
         if let Stage::Overdue { dies_at, again, .. } = call.stage {

@@ -57,7 +57,7 @@ impl Refs {
     /// A call has returned these.
     pub(crate) fn handle_made(&mut self, session: &SessionKey, worker: &WorkerId, ids: &[RefId], now: Instant) {
         let is_gone = self.is_gone(worker);
-        let is_ended = self.ended.contains(session);
+        let is_ended = self.ended.contains(session) && !mutant!("ref.of_ended_is_kept");
         for id in ids {
             match self.known.remove(id) {
                 None if is_gone || is_ended => {
@@ -73,7 +73,7 @@ impl Refs {
                     held.entry(worker.clone()).or_default().insert(*id);
                     self.by_worker.entry(worker.clone()).or_default().insert(session.clone());
                 }
-                Some(Known::Dropped) if is_gone => {}
+                Some(Known::Dropped) if is_gone || mutant!("ref.dropped_first_leaks") => {}
                 Some(Known::Dropped) => self.free(session, worker, *id, now),
                 // Made twice: the first owner stands.
                 Some(known @ (Known::Live { .. } | Known::Gone)) => {

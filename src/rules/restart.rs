@@ -46,7 +46,7 @@ impl Restarts {
         while self.spent.front().is_some_and(|at| *at + self.window <= now) {
             self.spent.pop_front();
         }
-        self.spent.len() < self.limit
+        self.spent.len() < self.limit + usize::from(mutant!("budget.one_more"))
     }
 
     /// From now on only tries; returns the moment of the first.
@@ -105,7 +105,7 @@ impl BackOff {
         healthy_for: Option<Duration>,
         (first, longest): (Duration, Duration),
     ) -> Duration {
-        if healthy_for.is_some_and(|healthy| healthy >= HEALTHY) {
+        if healthy_for.is_some_and(|healthy| healthy >= HEALTHY && !mutant!("back_off.is_kept")) {
             self.losses = 0;
         }
         self.losses = self.losses.saturating_add(1);

@@ -13,9 +13,11 @@ import random
 import select
 import signal
 import sys
+import tempfile
 import threading
 import time
 import unittest
+import weakref
 from typing import Any, AsyncIterator, Iterator
 
 sys.path[:0] = [sys.argv[1], os.path.dirname(os.path.abspath(__file__))]
@@ -64,6 +66,32 @@ def waits_for_a_lock() -> None:
     lock.acquire()
 
 
+def imports_slowly() -> None:
+    import slow_package  # noqa: F401
+
+    while True:
+        pass
+
+
+def imports_it_again() -> int:
+    from slow_package import value
+
+    return value
+
+
+class Thing:
+    pass
+
+
+def fills_weak_sets() -> None:
+    """Most of its time Python is in callbacks of weakrefs."""
+    here()
+    while True:
+        things = weakref.WeakSet()
+        for _ in range(20):
+            things.add(Thing())
+
+
 def guards_itself() -> None:
     try:
         while True:
@@ -82,6 +110,18 @@ def swallows(turns: int) -> str:
         except BaseException as error:
             seen.append(type(error).__name__)
     return "all the same"
+
+
+#: Says that it is there while it is imported, and that it was.
+SLOW_PACKAGE = """
+import os, sys, time
+seen = sys.modules["__main__"].seen
+seen.append("begins")
+value = 7
+os.write({reaches}, b"h")
+time.sleep(0.3)
+seen.append("ends")
+"""
 
 
 class NeverDescribed(Exception):
@@ -290,7 +330,7 @@ def watched_by_a_thread() -> Any:
 
 
 def replaces_the_handler() -> str:
-    signal.signal(signal.SIGUSR1, lambda *_: seen.append("own handler"))
+    signal.signal(signal.SIGURG, lambda *_: seen.append("own handler"))
     return swallows_nothing()
 
 
@@ -326,7 +366,7 @@ class Interrupts(Case):
         self.host.page.words[page.FIRST_INTERRUPT + seq % page.INTERRUPT_WORDS] = seq
 
     def signal(self) -> None:
-        os.kill(self.host.pid, signal.SIGUSR1)
+        os.kill(self.host.pid, signal.SIGURG)
 
     def interrupt(self, seq: int) -> None:
         self.name(seq)
@@ -436,6 +476,20 @@ class Everywhere(Interrupts):
             self.interrupt_there(seq)
             self.is_cancelled(seq)
             self.replies(later, 3)
+
+    def test_what_a_callback_of_a_weakref_swallows_is_raised_again(self) -> None:
+        for _ in range(30):
+            seq = self.host.call("fills_weak_sets")
+            self.interrupt_there(seq)
+            self.is_cancelled(seq)
+        self.replies(self.host.call("add", 1, 2), 3)
+
+    def test_an_import_is_whole_and_what_comes_after_it_is_struck(self) -> None:
+        seq = self.host.call("imports_slowly")
+        self.interrupt_there(seq)
+        self.is_cancelled(seq)
+        self.replies(self.host.call("imports_it_again"), 7)
+        self.has_seen("begins", "ends")
 
     def test_except_exception_does_not_swallow_it_and_finally_runs(self) -> None:
         seq = self.host.call("guards_itself")
@@ -647,4 +701,8 @@ class Threads(Everywhere):
 
 if __name__ == "__main__":
     codec._register()
-    unittest.main(argv=sys.argv[:1])
+    with tempfile.TemporaryDirectory() as folder:
+        with open(os.path.join(folder, "slow_package.py"), "w") as module:
+            module.write(SLOW_PACKAGE.format(reaches=reaches))
+        sys.path.insert(0, folder)
+        unittest.main(argv=sys.argv[:1])

@@ -9,7 +9,10 @@ fn an_interrupt_ends_the_call_that_it_is_meant_for_and_no_other() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let checks = interpreters::all().into_iter().map(|(python, version)| {
         let mut check = Command::new(python);
-        check.args(["-I", "-B", "-W", "error"]).arg(root.join("src/wire/interrupts.py")).arg(root.join("worker_py"));
+        check
+            .args(["-I", "-B", "-W", "error"])
+            .arg(root.join("src/wire/interrupts.py"))
+            .arg(crate::mutants::worker_py());
         let check = check.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         (check.expect("it has just answered"), version)
     });

@@ -1,7 +1,7 @@
 //! What a stuck or hostile process may not do: keep anyone waiting, or reach another session.
 
 use crate::support::{Dir, Gate, code, parent_of, pool, start, until, within};
-use snakebridge::{PyRef, Ran, SnakeBridge};
+use snakebridge::{Bytes, PyRef, Ran, SnakeBridge};
 use std::process::Command;
 use std::time::Duration;
 
@@ -131,9 +131,27 @@ async fn a_call_whose_large_body_meets_a_death_had_not_begun_and_goes_elsewhere(
     let py = start([pool("p", 1)]).await;
     // Its other end is gone first, as when the kernel has closed half of what a dying worker had.
     py.call("os", "close", (4,)).discard().await.unwrap();
-    let body = snakebridge::Bytes::from(vec![7; 1 << 20]);
+    let body = Bytes::from(vec![7; 1 << 20]);
     let length = within("the call", py.call("builtins", "len", (body,)).extract::<usize>()).await;
     assert_eq!(length.unwrap(), 1 << 20);
     assert_eq!(py.stats().await.pools[0].deaths, 1);
+    py.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_worker_that_was_out_of_descriptors_takes_large_arguments_again() {
+    let py = start([pool("p", 1)]).await;
+    let session = py.session("s");
+    let large = || session.call("builtins", "len", (Bytes::from(vec![0; 100_000]),)).extract::<usize>();
+    session.exec("from zoo import *\ntaken = use_up_descriptors()").await.unwrap();
+    // More often than there are blocks: each is given back.
+    for _ in 0..100 {
+        let error = within("a large argument", large()).await.unwrap_err();
+        assert!(error.to_string().contains("Too many open files"), "{error}");
+    }
+    session.exec("for fd in taken: os.close(fd)").await.unwrap();
+    for _ in 0..100 {
+        assert_eq!(within("a large argument", large()).await.unwrap(), 100_000);
+    }
     py.shutdown().await.unwrap();
 }

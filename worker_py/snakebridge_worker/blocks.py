@@ -5,6 +5,7 @@ that is received is worked on in place.
 """
 
 import array
+import errno
 import fcntl
 import mmap
 import os
@@ -173,10 +174,13 @@ class Incoming:
         self._base = 0
 
     def view(self, index: int, length: int) -> memoryview:
-        """A body in place: writable, and the worker's own until nothing refers to it any more."""
+        """A body in place: writable, and the worker's own until nothing refers to it any more.
+
+        Raises OSError where the process has no descriptor or memory left for it. It is given back unread then.
+        """
+        self.lent.add(index)
         while len(self._maps) <= index:
             self._receive()
-        self.lent.add(index)
         return memoryview(self._maps[index])[:length]
 
     def unused(self) -> "list[int]":
@@ -187,16 +191,23 @@ class Incoming:
         return released
 
     def _references(self, index: int) -> int:
-        return sys.getrefcount(self._maps[index])
+        return sys.getrefcount(self._maps[index]) if index < len(self._maps) else self._base
 
     def _receive(self) -> None:
         room = socket.CMSG_LEN(array.array("i").itemsize)
-        bytes_, rights, _flags, _address = self._side.recvmsg(ANNOUNCEMENT.size, room, socket.MSG_CMSG_CLOEXEC)
+        # It stays in the socket until it is mapped: it is sent once, and may be wanted again when there is room.
+        peek = socket.MSG_CMSG_CLOEXEC | socket.MSG_PEEK
+        bytes_, rights, _flags, _address = self._side.recvmsg(ANNOUNCEMENT.size, room, peek)
         index, size = ANNOUNCEMENT.unpack(bytes_)
+        if not rights:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         fds = array.array("i")
         fds.frombytes(rights[0][2])
-        mapping = _map(fds[0], size)
-        os.close(fds[0])  # the mapping keeps its own
+        try:
+            mapping = _map(fds[0], size)
+        finally:
+            os.close(fds[0])  # the mapping keeps its own
+        self._side.recv(ANNOUNCEMENT.size)
         if index != len(self._maps):
             raise ValueError(f"block {index} came out of turn")
         self._maps.append(mapping)

@@ -57,7 +57,7 @@ class Shield:
 
     def __exit__(self, *_: Any) -> None:
         if self._target is not None:
-            self._target.unshield(self._call)
+            self._target.unshield(self._call, host.entries.get(get_ident()) is self._target)
 
 
 def _target() -> Target | None:

@@ -68,7 +68,10 @@ def run(spec: dict, worker: str, ref_base: int) -> None:
         kernel.adopt_orphans()
         faulthandler.enable(file=2)
         for stream in (sys.stdout, sys.stderr):
-            stream.reconfigure(line_buffering=True, errors="backslashreplace")
+            try:
+                stream.reconfigure(line_buffering=True, errors="backslashreplace")
+            except Exception:
+                pass  # a preload may have closed it, or put anything in its place
         page = Page(PAGE)
         if kernel.register_for_barriers():
             page.set_fenced()

@@ -74,8 +74,8 @@ class _Awaited:
         if self._task is not None:
             try:
                 self._loop.call_soon_threadsafe(self._tell)
-            except RuntimeError:
-                # User code has closed the loop.
+            except Exception:
+                # User code has closed the loop, or has one of its own making.
                 pass
 
     def _tell(self) -> None:

@@ -1,8 +1,11 @@
-"""The end of calls that nobody wants any more: the host names one in the control page, and sends SIGUSR1.
+"""The end of calls that nobody wants any more: the host names one in the control page, and sends SIGURG.
 
 An exception is raised in that call and in no other, once, and only where it runs in user code: from the
 moment that it is ``running`` until that is taken back. Who waits in the host, or answers, is not running.
 What strikes between the two ends up as the outcome of that very call, wherever it strikes.
+
+It does not strike inside an import: a package that is left half imported cannot be imported again. The host
+sends the signal until the call is over, so that one which comes behind the import strikes.
 
 With a concurrency of one the handler raises on the thread that it interrupts. With more it runs on the main
 thread, which only receives, and has the exception raised in the thread of the call. In both, a call that
@@ -14,10 +17,16 @@ from __future__ import annotations
 import ctypes
 import functools
 import signal
+import sys
 import threading
 from typing import Any, Protocol, Sequence
 
 from snakebridge_worker.page import FIRST_INTERRUPT, INTERRUPT_WORDS, Page
+
+
+_IMPORTS = "<frozen importlib._bootstrap>"
+#: Where calls are run from.
+_LOOP = (lambda: None).__code__.co_filename.replace("interrupts.py", "loop.py")
 
 
 class CallCancelled(BaseException):
@@ -111,6 +120,8 @@ class Target:
         """Puts off what would strike the call that runs, which is returned, until ``unshield``."""
         with self._lock:
             seq = self.running
+            if not seq:
+                return 0
             if self.shielded != seq:
                 self.shielded, self.shields = seq, 0
             self.shields += 1
@@ -118,13 +129,17 @@ class Target:
             raise CallCancelled
         return seq
 
-    def unshield(self, seq: int) -> None:
-        """The end of ``shield``, and of that call if it was put off."""
-        # A generator may be left in another call than that which entered it.
+    def unshield(self, seq: int, is_here: bool) -> None:
+        """The end of ``shield``, and of that call if it was put off and runs on this thread."""
+        # A generator may be left in another call than that which entered it, or by another thread.
         if seq and self.shielded == seq:
             self.shields -= 1
-            if self.running == seq and not self.shields:
+            if is_here and self.running == seq and not self.shields:
                 self.strike()
+
+    def take_back(self) -> None:
+        """What was raised here has been swallowed: the next signal is to strike again."""
+        self.struck = 0
 
     def _next(self) -> Any:
         """Whom to interrupt: the coroutine of the call that runs, or this; None for nobody."""
@@ -133,9 +148,14 @@ class Target:
             return None
         if self.shields and self.shielded == seq:
             return None
-        self.struck = seq
         awaited = self.awaited
-        return self if awaited is None or awaited.seq != seq else awaited
+        if awaited is not None and awaited.seq == seq:
+            self.struck = seq
+            return awaited
+        if _imports(self.thread):
+            return None
+        self.struck = seq
+        return self
 
     def _drain(self) -> bool:
         """Takes what was aimed at this thread and has not struck yet; nobody aims any more."""
@@ -152,7 +172,31 @@ class Target:
         return False
 
 
+def _swallowed(targets: Sequence[Target], previous: Any, unraisable: Any) -> None:
+    """Python goes on behind what a finalizer or a callback of a weakref raises, and containers are full of these."""
+    if unraisable.exc_type is not CallCancelled:
+        return previous(unraisable)
+    here = threading.get_ident()
+    for target in targets:
+        if target.thread is None or target.thread == here:
+            target.take_back()
+
+
 def _pass() -> None: ...
+
+
+def _imports(thread: int | None) -> bool:
+    """Whether the call that runs there, or here, is inside an import."""
+    frame = sys._getframe() if thread is None else sys._current_frames().get(thread)
+    while frame is not None:
+        code = frame.f_code
+        if code.co_filename == _IMPORTS:
+            return True
+        # What is below is another call.
+        if code.co_name == "run" and code.co_filename == _LOOP:
+            return False
+        frame = frame.f_back
+    return False
 
 
 @functools.lru_cache(None)
@@ -164,6 +208,7 @@ def _async_exc() -> Any:
 
 def listen(targets: Sequence[Target], shared: Any) -> None:
     """Installs the handler, on the main thread. One target is struck, several are aimed at."""
+    sys.unraisablehook = functools.partial(_swallowed, targets, sys.unraisablehook)
     if len(targets) == 1:
         (target,) = targets
 
@@ -178,4 +223,4 @@ def listen(targets: Sequence[Target], shared: Any) -> None:
                 for target in targets:
                     target.aim()
 
-    signal.signal(signal.SIGUSR1, handle)
+    signal.signal(signal.SIGURG, handle)

@@ -109,6 +109,15 @@ def execute_anew(bundle: dict, because: str) -> None:
     os.execv(executable, [executable, "-S", "-c", bundle["bootstrap"], *fds, because])
 
 
+def hold_standard_fds() -> None:
+    """A module may have closed some: their numbers must not go to what is opened or received later."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+
+
 def lifeline_works() -> bool:
     """Whether the kernel kills a throw-away child when its lifeline closes: some sandboxes do not."""
     parent = os.getpid()
@@ -147,5 +156,5 @@ def flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except OSError:
-            pass
+        except Exception:
+            pass  # a preload may have closed it, or put anything in its place

@@ -10,7 +10,7 @@ from numbers import Number
 from time import monotonic
 from typing import Any, Callable
 
-from snakebridge_worker import coroutines, errors, kinds
+from snakebridge_worker import calls, coroutines, errors, kinds
 from snakebridge_worker.coroutines import CoroutineType
 
 #: In seconds. A batch is over when it has taken so long, for others wait for the worker; and what it has
@@ -202,7 +202,9 @@ class Flusher:
             try:
                 self._under_way.add(filled)
                 if not self._wake.is_set():
-                    self._begin()
+                    # Half of it would leave the event locked, or nobody awake.
+                    with calls.shield():
+                        self._begin()
                 ends = stream.fill(filled.items, most, most_bytes)
             finally:
                 self._end(filled)

@@ -42,6 +42,9 @@ def main(bundle: dict, fds: "list[int]", exec_because: "str | None") -> None:
         os._exit(1)
     if exec_because is not None and not spec["exec"]:
         prepare.execute_anew(bundle, exec_because)
+    prepare.hold_standard_fds()
+    # A module may ignore SIGCHLD, which has the kernel reap our children, or reap them in a handler.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     spec["lifeline"] = spec["lifeline"] and prepare.lifeline_works()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     zygote = Zygote(bundle, channel)

@@ -114,7 +114,7 @@ fn interpreter() -> Interpreter {
 
 fn spec(marked: &Marked) -> ZygoteSpec {
     let config = PoolConfig::new("test").env(MARKER, &marked.0);
-    let mut spec = ZygoteSpec::new(&config, interpreter());
+    let mut spec = ZygoteSpec::new(&config, interpreter()).expect("there is no patch");
     spec.modules = Modules::embedded().with("snakebridge_worker.loop", STAND_IN);
     spec
 }

@@ -36,7 +36,7 @@ impl Pool {
     pub(crate) fn handle_lease_returned(&mut self, call: CallId, worker: &WorkerId, now: Instant) {
         let place = Place::from(worker);
         match self.leased(call) {
-            Some((_, at)) if at == place => self.close(call, false, now),
+            Some((_, at)) if at == place && !mutant!("lease.returned_is_kept") => self.close(call, false, now),
             Some(_) | None => self.on_request_back(call, place),
         }
     }

@@ -83,7 +83,7 @@ impl Pool {
     }
 
     fn limit_reached(&self, bytes: usize) -> Option<String> {
-        if self.queue.calls >= self.rules.max_queue_size {
+        if self.queue.calls >= self.rules.max_queue_size + usize::from(mutant!("queue.one_more")) {
             Some(format!("max_queue_size {}", self.rules.max_queue_size))
         } else if self.queue.bytes.saturating_add(bytes) > self.rules.max_queue_bytes {
             Some(format!("max_queue_bytes {}", self.rules.max_queue_bytes))
@@ -131,7 +131,7 @@ impl Pool {
         let call = &self.calls[&id];
         if !call.is_continuing() {
             self.queue.calls -= 1;
-            self.queue.bytes -= call.bytes;
+            self.queue.bytes -= if mutant!("queue.bytes_are_kept") { 0 } else { call.bytes };
         }
         self.unset_wait_timer(id);
     }
@@ -211,7 +211,7 @@ impl Pool {
             let turn = self.queue.next_turn();
             self.unlist(sid, target);
             if let Some(line) = self.session_mut(sid).line_mut(target) {
-                line.turn = turn;
+                line.turn = if mutant!("turn.is_not_moved") { line.turn } else { turn };
                 self.relist(sid, target);
             }
         }
@@ -229,7 +229,7 @@ impl Pool {
             self.session_mut(sid).lines.push(Line { target, calls: VecDeque::new(), turn, is_listed: false });
         }
         let line = self.session_mut(sid).line_mut(target).expect("it was just made sure of");
-        let at = line.calls.partition_point(|other| *other < id);
+        let at = line.calls.partition_point(|other| *other < id && !mutant!("line.newest_first"));
         line.calls.insert(at, id);
         let call = self.calls.get_mut(&id).expect("it was read above");
         call.stage = Stage::Waiting(target);
@@ -338,7 +338,9 @@ impl Pool {
     }
 
     fn unset_wait_timer(&mut self, id: CallId) {
-        if let Some(at) = self.calls.get_mut(&id).and_then(|call| call.timer.take()) {
+        if let Some(at) =
+            self.calls.get_mut(&id).and_then(|call| call.timer.take()).filter(|_| !mutant!("wait.timer_is_left"))
+        {
             self.timers.unset(at, Timer::Wait(id));
         }
     }

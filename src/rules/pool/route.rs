@@ -79,7 +79,7 @@ impl Pool {
         {
             return choice;
         }
-        if let Some(place) = bound {
+        if let Some(place) = bound.filter(|_| !mutant!("ref.goes_anywhere")) {
             return self.choose_for_refs(call, session, place);
         }
         if let Some(lost) = session.lost.as_ref().filter(|_| call.is_strict()) {
@@ -176,7 +176,7 @@ impl Pool {
 
     /// Whether a strict call of the session has a lease there.
     pub(super) fn runs_in_line(&self, sid: Sid, place: Place) -> bool {
-        self.leases_of(sid, place).any(Call::is_in_line)
+        self.leases_of(sid, place).any(Call::is_in_line) && !mutant!("strict.overlaps")
     }
 
     /// A strict call without a home waits for one of its session that runs where their refs are:

@@ -139,7 +139,7 @@ impl Session {
 
     /// Whether strict calls must not begin there yet.
     pub(super) fn is_settling_elsewhere(&self, place: Option<Place>) -> bool {
-        self.settling.is_some_and(|settling| Some(settling.place) != place)
+        self.settling.is_some_and(|settling| Some(settling.place) != place && !mutant!("settling.is_ignored"))
     }
 
     /// Whether the pool has nothing to remember of it.

@@ -64,7 +64,7 @@ impl Pool {
     }
 
     pub(super) fn finish_shutdown(&mut self) {
-        if self.phase == Phase::ShuttingDown && self.workers.is_empty() {
+        if self.phase == Phase::ShuttingDown && (self.workers.is_empty() || mutant!("shutdown.before_the_exits")) {
             self.phase = Phase::Stopped;
             self.act(Action::Stopped);
         }

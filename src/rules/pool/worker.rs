@@ -88,7 +88,7 @@ impl Worker {
 
     /// It takes any call and may become a home, once it has room.
     pub(super) fn is_open_to_all(&self) -> bool {
-        self.taint.is_none() && self.state == State::Serving
+        (self.taint.is_none() || mutant!("taint.is_ignored")) && self.state == State::Serving
     }
 
     pub(super) fn has_room(&self, concurrency: usize) -> bool {
@@ -98,7 +98,7 @@ impl Worker {
     /// Whether one call more may be sent to it before another is over.
     pub(super) fn has_room_ahead(&self, concurrency: usize, most: usize) -> bool {
         let ahead = (self.leases.len() - self.nested + self.passing.len()).saturating_sub(concurrency);
-        ahead < self.service.window(most)
+        ahead < self.service.window(most) || mutant!("ahead.without_end")
     }
 
     /// Its process lives and what it holds can still be used.
