@@ -433,7 +433,8 @@ impl SnakeBridge {
     }
 
     /// Loads all Python code of a pool anew: starts a new zygote, which imports `preload`, then replaces every
-    /// worker, replacements first. Resolves when every slot has its new worker ready; calls go on meanwhile,
+    /// worker. Replacements are started first, but a worker that is idle and holds nothing does not wait until its
+    /// own is ready: for that moment calls may find fewer workers. Resolves when every slot has its new worker ready,
     /// and sessions that hold something in an old worker have `retire_grace`.
     ///
     /// ```
