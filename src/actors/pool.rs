@@ -178,10 +178,11 @@ impl PoolSupervisor {
                 Action::Emit(fact) => self.note(fact),
             }
         }
-        if !self.await_ready.is_empty() && self.rules.is_ready() {
+        let has_settled = self.rules.take_settled();
+        if !self.await_ready.is_empty() && (has_settled || self.rules.is_ready()) {
             self.answer_ready(true);
         }
-        self.answer_settled();
+        self.answer_settled(has_settled);
         self.timer.set(self.rules.poll_timeout());
     }
 
@@ -231,20 +232,21 @@ impl PoolSupervisor {
         }
     }
 
-    /// Resolves when every slot has its worker ready, or fails when that will not come soon.
-    fn settled(&mut self) -> ResponseFuture<Result<()>> {
+    /// Performs what a change of the pool has led to. Resolves when every slot has its worker ready, or fails when
+    /// that will not come soon.
+    fn settle(&mut self, ctx: &mut Context<Self>) -> ResponseFuture<Result<()>> {
         let (answer, settled) = oneshot::channel();
         self.settling.push(answer);
-        self.answer_settled();
+        self.perform(ctx);
         Box::pin(async { settled.await.unwrap_or(Err(Error::ShuttingDown { ran: Ran::No })) })
     }
 
-    fn answer_settled(&mut self) {
-        let outcome = match self.rules.degraded() {
+    fn answer_settled(&mut self, has_settled: bool) {
+        let outcome = match self.rules.given_up() {
             _ if self.settling.is_empty() => return,
             _ if self.is_stopping() => Err(Error::ShuttingDown { ran: Ran::No }),
             Some(cause) => Err(self.cannot_start(cause)),
-            None if self.rules.is_ready() => Ok(()),
+            None if has_settled || self.rules.is_settled() => Ok(()),
             None => return,
         };
         for settling in self.settling.drain(..) {

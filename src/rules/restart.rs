@@ -25,6 +25,8 @@ pub(crate) struct Restarts {
 struct Degraded {
     cause: Arc<str>,
     next_try: Instant,
+    /// All that was missing is being started, and nothing has failed since.
+    is_retried: bool,
 }
 
 impl Restarts {
@@ -52,7 +54,7 @@ impl Restarts {
     /// From now on only tries; returns the moment of the first.
     pub(crate) fn degrade(&mut self, cause: Arc<str>, now: Instant) -> Instant {
         let next_try = now + self.half_window();
-        self.degraded = Some(Degraded { cause, next_try });
+        self.degraded = Some(Degraded { cause, next_try, is_retried: false });
         next_try
     }
 
@@ -72,7 +74,21 @@ impl Restarts {
     pub(crate) fn handle_cause(&mut self, cause: &Arc<str>) {
         if let Some(degraded) = &mut self.degraded {
             degraded.cause = cause.clone();
+            degraded.is_retried = false;
         }
+    }
+
+    /// All that is missing will be started, whatever the budget; true if the pool is degraded.
+    pub(crate) fn retry(&mut self) -> bool {
+        if let Some(degraded) = &mut self.degraded {
+            degraded.is_retried = true;
+        }
+        self.degraded.is_some()
+    }
+
+    /// Why the pool is degraded, unless it was retried and nothing has failed since.
+    pub(crate) fn given_up(&self) -> Option<&Arc<str>> {
+        self.degraded.as_ref().filter(|degraded| !degraded.is_retried).map(|degraded| &degraded.cause)
     }
 
     /// Every slot is ready; true if the pool was degraded.

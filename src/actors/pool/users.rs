@@ -72,11 +72,12 @@ impl Handler<RestartWorker> for PoolSupervisor {
 
     fn handle(&mut self, restart: RestartWorker, ctx: &mut Context<Self>) -> ResponseFuture<Result<()>> {
         self.hear_of_worker(Handled::Restart, &restart.worker);
-        let outcome = self.rules.restart_worker(&restart.worker, Instant::now());
-        self.perform(ctx);
-        match known(outcome) {
-            Ok(()) => self.settled(),
-            Err(unknown) => Box::pin(async { Err(unknown) }),
+        match known(self.rules.restart_worker(&restart.worker, Instant::now())) {
+            Ok(()) => self.settle(ctx),
+            Err(unknown) => {
+                self.note_decision();
+                Box::pin(async { Err(unknown) })
+            }
         }
     }
 }
@@ -95,8 +96,7 @@ impl Handler<Resize> for PoolSupervisor {
         self.hear(Handled::Resize);
         self.size = size;
         self.rules.resize(size, Instant::now());
-        self.perform(ctx);
-        self.settled()
+        self.settle(ctx)
     }
 }
 

@@ -109,8 +109,8 @@ impl PoolSupervisor {
                     Seat::Empty | Seat::Taken(_) | Seat::Left => Vec::new(),
                 };
                 self.seat(zygote, events, wanted, ctx);
-                self.rules.reload(Instant::now());
                 self.settling.push(answer);
+                self.rules.reload(Instant::now());
             }
             Err(StartError { what, .. }) => {
                 self.journal.note(Handled::ZygoteFailed, None, None, || what.as_str());

@@ -23,7 +23,8 @@ pub(super) struct Call {
     pub(super) deadline: Option<Instant>,
     pub(super) timeout: Option<Duration>,
     pub(super) queue_timeout: Duration,
-    /// When it has waited for `queue_timeout`; set when it first waits.
+    /// When it has waited for `queue_timeout`; set when it first waits, and gone when it has a worker to run in:
+    /// should it have to wait again, it has as long again.
     pub(super) wait_ends: Option<Instant>,
     /// The moment that its timer is set for.
     pub(super) timer: Option<Instant>,

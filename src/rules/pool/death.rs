@@ -33,6 +33,7 @@ impl Pool {
 
         let rebuilding = self.rebuilding_at(place);
         let trees = self.trees_that_wait_at(place);
+        let held_up: Vec<Sid> = rebuilding.iter().map(|id| self.calls[id].sid).collect();
         let mut displaced = self.end_leases(place, &begun, now);
         displaced.extend(self.leave_lines_for(place).into_iter().map(|id| (id, TakeBack::No)));
         self.workers.remove(&place);
@@ -58,6 +59,9 @@ impl Pool {
         }
         for tree in trees {
             self.serve_tree(tree, now);
+        }
+        for sid in held_up {
+            self.serve_trees_of(sid, now);
         }
         self.serve_all(now);
         self.finish_shutdown();

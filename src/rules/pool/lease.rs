@@ -136,6 +136,9 @@ impl Pool {
         let (sid, has_refs, uses_namespace) = (call.sid, call.pinned_to.is_some(), call.uses_namespace);
         let is_rebuilding = call.rebuilds_under().is_some();
         let rebuilds = call.rebuilds;
+        if let Stage::Running(_) = stage {
+            call.wait_ends = None;
+        }
         call.stage = stage;
         let on = call.lease().and_then(|lease| lease.on);
         let worker = self.worker_mut(place);
@@ -279,6 +282,7 @@ impl Pool {
         if let Stage::Ahead(_) = call.stage {
             if let Stage::Ahead(lease) = std::mem::replace(&mut call.stage, Stage::Routing) {
                 call.stage = Stage::Running(lease);
+                call.wait_ends = None;
             }
             self.give_place_back(id);
         }

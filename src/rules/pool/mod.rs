@@ -11,9 +11,9 @@
 //! back. Whatever makes its worker useless routes it again, in the order of tickets, in the same step.
 //!
 //! **A worker** is a generation of a slot (`slot.rs`): the next one is started only after the exit of
-//! this one was seen. One that **retires** (`retire.rs`) has left its slot already and keeps what
-//! sessions hold in it until they end or its grace is over. One that has served long enough is **renewed**
-//! (`renew.rs`): it retires, when no other of the pool does so for such a reason.
+//! this one was seen. One that is **replaced** (`replace.rs`) serves until a new one in a fresh slot
+//! is ready. Then it **retires** (`retire.rs`): it keeps what sessions hold in it until they end or its grace is
+//! over. One that has served long enough is **renewed** (`renew.rs`): replaced, when its turn comes.
 //!
 //! **A namespace** of a session (`namespace.rs`) lives in one worker, and calls that use it go there.
 //!
@@ -32,6 +32,7 @@ mod observe;
 mod queue;
 mod rebuild;
 mod renew;
+mod replace;
 mod retire;
 mod route;
 mod session;
@@ -90,11 +91,13 @@ pub(crate) struct Pool {
     calls: BTreeMap<CallId, Call>,
     queue: Queue,
     restarts: Restarts,
-    /// Workers that wait to be renewed, and the last that was.
+    /// Workers that wait to be renewed.
     renewals: VecDeque<Renewal>,
-    renewed: Option<Place>,
-    /// How many zygotes were lost or replaced: workers of an older one retire.
+    /// How many zygotes were lost or replaced, and why the last: workers of an older one are replaced.
     zygotes_left: u64,
+    outdated_because: &'static str,
+    /// All that was wanted of the slots has been done since this was asked last.
+    has_settled: bool,
     timers: Timers,
     actions: VecDeque<Action>,
 }
@@ -123,8 +126,9 @@ impl Pool {
             calls: BTreeMap::new(),
             queue: Queue::default(),
             renewals: VecDeque::new(),
-            renewed: None,
             zygotes_left: 0,
+            outdated_because: "",
+            has_settled: false,
             timers: Timers::default(),
             actions: VecDeque::new(),
         }

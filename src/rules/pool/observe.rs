@@ -81,6 +81,16 @@ impl Pool {
         self.has_all_slots_ready()
     }
 
+    /// Every slot has such a worker, and none is to be replaced because code was loaded anew or its zygote is gone.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.has_all_slots_ready() && self.outdated().is_empty()
+    }
+
+    /// Whether that has become so since this was asked last: under load the next renewal begins in the same step.
+    pub(crate) fn take_settled(&mut self) -> bool {
+        std::mem::take(&mut self.has_settled)
+    }
+
     /// How many calls hold a place in the queue.
     pub(crate) fn waiting(&self) -> usize {
         self.queue.calls
@@ -89,6 +99,11 @@ impl Pool {
     /// Why the pool is degraded, if it is.
     pub(crate) fn degraded(&self) -> Option<&Arc<str>> {
         self.restarts.degraded()
+    }
+
+    /// Why the pool is degraded and does not start at once what it misses.
+    pub(crate) fn given_up(&self) -> Option<&Arc<str>> {
+        self.restarts.given_up()
     }
 
     fn view<'a>(&'a self, worker: &'a Worker) -> WorkerView<'a> {

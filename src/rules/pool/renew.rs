@@ -1,7 +1,8 @@
 //! Renewal: a worker that has served long enough, by its age, its calls or its memory, is replaced.
 //!
-//! One of a pool at a time, and only while every slot has its worker ready: a pool whose workers were
-//! started together must not lose them together. The others wait for their turn.
+//! One of a pool at a time, and only while every slot has its worker ready: a pool whose workers were started
+//! together must not start as many again together. Nor while more have retired and not gone yet than there are
+//! slots: sessions may keep them long. The others wait for their turn.
 
 use super::Pool;
 use super::timer::Timer;
@@ -68,8 +69,8 @@ impl Pool {
         if self.renewals.is_empty() || self.is_shutting_down() {
             return;
         }
-        let is_free = self.renewed.is_none_or(|renewed| !self.workers.contains_key(&renewed));
-        if !is_free || !self.has_all_slots_ready() {
+        let on_their_way_out = self.workers.len() - self.slots.len().min(self.workers.len());
+        if !self.has_all_slots_ready() || on_their_way_out > self.rules.size {
             return;
         }
         let mut renewals = std::mem::take(&mut self.renewals);
@@ -81,7 +82,6 @@ impl Pool {
         let next = at.and_then(|at| renewals.remove(at));
         self.renewals = renewals;
         if let Some(Renewal { place, reason, once: _ }) = next {
-            self.renewed = Some(place);
             self.replace(place, &reason, now);
         }
     }

@@ -1,50 +1,20 @@
-//! Retiring: a worker leaves its slot, its replacement is started, and it keeps what sessions hold in
-//! it until they end or its grace is over.
+//! Retiring: a worker has left its slot, and keeps what sessions hold in it until they end or its grace is
+//! over. It serves until its replacement is ready (`replace.rs`).
 
+use super::Pool;
 use super::action::Action;
 use super::call::{Call, Stage, Target, Then};
 use super::session::Sid;
-use super::slot::SlotState;
+use super::slot::Slot;
 use super::timer::Timer;
-use super::worker::{Place, State, Worker};
-use super::{Pool, UnknownWorker};
+use super::worker::{Place, State};
 use crate::event::Fact;
-use crate::id::{CallId, WorkerId};
+use crate::id::CallId;
 use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Instant;
 
 impl Pool {
-    /// Replaces a worker: a new one starts in a fresh slot, the old one retires.
-    ///
-    /// # Errors
-    /// No such worker lives, or it is on its way out.
-    pub(crate) fn restart_worker(&mut self, worker: &WorkerId, now: Instant) -> Result<(), UnknownWorker> {
-        let place = Place::from(worker);
-        if !self.workers.contains_key(&place) {
-            return Err(UnknownWorker(worker.clone()));
-        }
-        if self.holds_its_slot(place) {
-            self.replace(place, "restart_worker", now);
-        }
-        Ok(())
-    }
-
-    /// A new zygote stands ready, which has loaded all code anew: every worker of the one before is replaced.
-    pub(crate) fn reload(&mut self, now: Instant) {
-        if self.is_shutting_down() {
-            return;
-        }
-        self.zygotes_left += 1;
-        let is_up = |(place, worker): &(&Place, &Worker)| {
-            matches!(worker.state, State::Starting { .. } | State::Serving) && self.holds_its_slot(**place)
-        };
-        let places: Vec<Place> = self.workers.iter().filter(is_up).map(|(place, _)| *place).collect();
-        for place in places {
-            self.replace(place, "reload", now);
-        }
-    }
-
     /// From now on the pool has that many slots, and at least one.
     pub(crate) fn resize(&mut self, size: usize, now: Instant) {
         self.rules.size = size.max(1);
@@ -54,53 +24,15 @@ impl Pool {
         self.start(now);
         while self.slots.len() > self.rules.size {
             let Some(number) = self.least_needed_slot() else { return };
-            let place = Place { slot: number, generation: self.slots[&number].generation };
-            self.slots.remove(&number);
-            self.retire(place, "resize", now);
+            let Some(slot) = self.slots.remove(&number) else { return };
+            self.retire(Place { slot: number, generation: slot.generation }, "resize", now);
+            if let Some(replaced) = slot.replaces {
+                self.retire(replaced.place, "resize", now);
+            }
         }
-        if self.has_all_slots_ready() {
-            self.on_slot_ready(now);
-        }
-    }
-
-    /// The process that forks workers is gone: those that it forked retire, replacements first.
-    pub(crate) fn handle_zygote_lost(&mut self, now: Instant) {
-        if self.is_shutting_down() {
-            return;
-        }
-        self.zygotes_left += 1;
-        let serving: Vec<Place> = self
-            .workers
-            .iter()
-            .filter(|(place, worker)| worker.state == State::Serving && self.holds_its_slot(**place))
-            .map(|(place, _)| *place)
-            .collect();
-        // A death that nobody asked for: a zygote that dies again and again must not loop.
-        if self.restarts.degraded().is_some() || !self.restarts.take(now) {
-            return self.retire_without_replacement(serving, now);
-        }
-        for place in serving {
-            self.replace(place, "its zygote is gone", now);
-        }
-    }
-
-    /// The budget is spent: the slots wait for a try.
-    fn retire_without_replacement(&mut self, places: Vec<Place>, now: Instant) {
-        for place in places {
-            self.slots.remove(&place.slot);
-            self.add_missing_slot();
-            self.retire(place, "its zygote is gone", now);
-        }
-        if self.restarts.degraded().is_none() {
-            self.degrade("the zygote died".into(), false, now);
-        }
-        self.refuse_if_degraded_for_all();
-    }
-
-    pub(super) fn replace(&mut self, place: Place, reason: &str, now: Instant) {
-        self.slots.remove(&place.slot);
-        self.add_slot(now);
-        self.retire(place, reason, now);
+        self.retry(now);
+        self.on_slot_ready(now);
+        self.renew_next(now);
     }
 
     /// The worker has left its slot; it becomes nobody's home any more.
@@ -209,28 +141,17 @@ impl Pool {
 
     /// One without a worker, else one that starts, else the home of the fewest.
     fn least_needed_slot(&self) -> Option<u32> {
-        let need = |number: u32, generation: u64| match self.workers.get(&Place { slot: number, generation }) {
-            None => (0, 0),
-            Some(worker) => match worker.state {
-                State::Starting { .. } => (1, 0),
-                State::Serving | State::Retiring | State::Draining | State::Stopping => (2, worker.homes.len()),
-            },
+        let need = |number: u32, slot: &Slot| {
+            let replaced = slot.replaces.as_ref().and_then(|replaced| self.workers.get(&replaced.place));
+            match replaced.or(self.workers.get(&Place { slot: number, generation: slot.generation })) {
+                None => (0, 0),
+                Some(worker) => match worker.state {
+                    State::Starting { .. } => (1, 0),
+                    State::Serving | State::Retiring | State::Draining | State::Stopping => (2, worker.homes.len()),
+                },
+            }
         };
         let slots = self.slots.iter();
-        slots
-            .min_by_key(|(number, slot)| (need(**number, slot.generation), Reverse(**number)))
-            .map(|(number, _)| *number)
-    }
-
-    fn add_missing_slot(&mut self) {
-        let number = self.next_slot;
-        self.next_slot += 1;
-        self.slots.insert(number, super::Slot::missing());
-    }
-}
-
-impl super::Slot {
-    fn missing() -> Self {
-        Self { generation: 0, state: SlotState::Missing, back_off: Default::default() }
+        slots.min_by_key(|(number, slot)| (need(**number, slot), Reverse(**number))).map(|(number, _)| *number)
     }
 }

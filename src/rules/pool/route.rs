@@ -157,13 +157,16 @@ impl Pool {
         }
     }
 
-    /// The worker with room that is the home of the fewest, then runs the fewest calls.
+    /// The worker with room that is the home of the fewest, then runs the fewest calls; rather not one that goes
+    /// as soon as its replacement is ready.
     fn freest(&self) -> Option<Place> {
         let free = |worker: &&Worker| worker.is_open_to_all() && worker.has_room(self.rules.concurrency);
         self.workers
             .iter()
             .filter(|(_, worker)| free(worker))
-            .min_by_key(|(place, worker)| (worker.homes.len(), worker.leases.len(), **place))
+            .min_by_key(|(place, worker)| {
+                (!self.holds_its_slot(**place), worker.homes.len(), worker.leases.len(), **place)
+            })
             .map(|(place, _)| *place)
     }
 

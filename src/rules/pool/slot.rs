@@ -1,6 +1,7 @@
 //! Slots: which worker stands in each, and when the next one is started.
 
 use super::action::Action;
+use super::replace::Replaced;
 use super::timer::Timer;
 use super::worker::{Place, State, Worker};
 use super::{Phase, Pool};
@@ -16,6 +17,7 @@ pub(super) struct Slot {
     pub(super) generation: u64,
     pub(super) state: SlotState,
     pub(super) back_off: BackOff,
+    pub(super) replaces: Option<Replaced>,
 }
 
 #[derive(Debug)]
@@ -26,7 +28,7 @@ pub(super) enum SlotState {
         until: Instant,
         cause: Arc<str>,
     },
-    /// The pool is degraded: the slot waits for a try.
+    /// It waits for a try: the pool is degraded.
     Missing,
 }
 
@@ -34,29 +36,29 @@ impl Pool {
     /// Asks for a worker in every slot.
     pub(crate) fn start(&mut self, now: Instant) {
         for _ in self.slots.len()..self.rules.size {
-            self.add_slot(now);
+            let slot = self.add_slot();
+            self.start_slot(slot, now);
         }
     }
 
     /// The worker takes calls.
     pub(crate) fn handle_ready(&mut self, worker: &WorkerId, now: Instant) {
         let place = Place::from(worker);
-        let zygote_now = self.zygotes_left;
         let Some(worker) = self.workers.get_mut(&place) else { return };
-        let State::Starting { zygote, until } = worker.state else { return };
+        let State::Starting { until } = worker.state else { return };
         worker.state = State::Serving;
         worker.ready_at = Some(now);
         let worker = worker.id.clone();
         // A timer that nobody needs any more would still have the host's clock programmed at each wait.
         self.timers.unset(until, Timer::StartTimeout(place));
         self.emit(Fact::WorkerReady { worker });
-        if zygote < zygote_now {
-            self.retire(place, "its zygote is gone", now);
-            return;
-        }
         self.set_age(place, now);
+        if let Some(replaced) = self.slots.get_mut(&place.slot).and_then(|slot| slot.replaces.take()) {
+            self.retire(replaced.place, &replaced.reason, now);
+        }
         self.on_slot_ready(now);
         self.serve(place, now);
+        self.replace_outdated(now);
         self.renew_next(now);
     }
 
@@ -78,11 +80,13 @@ impl Pool {
         self.renew_next(now);
     }
 
-    pub(super) fn add_slot(&mut self, now: Instant) {
+    /// Adds a slot that waits for its worker; returns its number.
+    pub(super) fn add_slot(&mut self) -> u32 {
         let number = self.next_slot;
         self.next_slot += 1;
-        self.slots.insert(number, Slot { generation: 0, state: SlotState::Missing, back_off: BackOff::default() });
-        self.start_slot(number, now);
+        let slot = Slot { generation: 0, state: SlotState::Missing, back_off: BackOff::default(), replaces: None };
+        self.slots.insert(number, slot);
+        number
     }
 
     pub(super) fn start_slot(&mut self, number: u32, now: Instant) {
@@ -161,6 +165,7 @@ impl Pool {
 
     pub(super) fn on_slot_ready(&mut self, now: Instant) {
         if self.has_all_slots_ready() {
+            self.has_settled |= self.is_settled();
             if self.restarts.recover() {
                 self.emit(Fact::PoolRecovered { pool: self.rules.name.clone() });
             }
@@ -205,7 +210,7 @@ impl Pool {
     }
 
     /// The slots have their turns: the one with the fewest generations was tried least.
-    fn longest_missing(&self) -> Option<u32> {
+    pub(super) fn longest_missing(&self) -> Option<u32> {
         let missing = self.slots.iter().filter(|(_, slot)| matches!(slot.state, SlotState::Missing));
         missing.min_by_key(|(number, slot)| (slot.generation, **number)).map(|(number, _)| *number)
     }

@@ -155,6 +155,10 @@ impl Desk {
         let options = Options::read(command);
         let words = &options.words;
         let (verb, at) = (words[0].as_str(), self.now);
+        if verb != "settled?" {
+            // That is of the step before.
+            self.pool.take_settled();
+        }
         match verb {
             "ticket" => self.ticket(&options),
             "over" => self.pool.handle_lease_over(self.calls[&words[1]], options.number("pins").unwrap_or(0), at),
@@ -207,6 +211,13 @@ impl Desk {
             "home?" => {
                 let session = self.session(&words[1]);
                 return self.pool.home(&session).map_or("none".into(), |home| home.to_string());
+            }
+            "settled?" => {
+                return match self.pool.given_up().cloned() {
+                    Some(cause) => cause.to_string(),
+                    None if self.pool.take_settled() || self.pool.is_settled() => "yes".into(),
+                    None => "no".into(),
+                };
             }
             other => panic!("no command {other}"),
         }

@@ -21,12 +21,9 @@ impl From<&WorkerId> for Place {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// Asked for, by the zygote of that count.
-    Starting {
-        zygote: u64,
-        /// When it will have taken too long.
-        until: Instant,
-    },
+    /// Asked for; when it will have taken too long.
+    Starting { until: Instant },
+    /// In its slot, or until the one that replaces it is ready.
     Serving,
     /// Keeps the sessions that hold something in it until then.
     Retiring,
@@ -45,6 +42,8 @@ pub(super) struct Taint {
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) id: WorkerId,
+    /// How many zygotes were lost or replaced before the one that was to fork it.
+    pub(super) zygote: u64,
     pub(super) state: State,
     pub(super) taint: Option<Taint>,
     pub(super) ready_at: Option<Instant>,
@@ -71,7 +70,8 @@ impl Worker {
     pub(super) fn new(id: WorkerId, zygote: u64, until: Instant) -> Self {
         Self {
             id,
-            state: State::Starting { zygote, until },
+            zygote,
+            state: State::Starting { until },
             taint: None,
             ready_at: None,
             requests: 0,

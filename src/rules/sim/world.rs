@@ -52,7 +52,8 @@ pub(super) struct World {
     last_session: u64,
     clients_left: u64,
     is_stopped: bool,
-    renewed: Option<WorkerId>,
+    /// In which step a worker became ready last.
+    ready_at_step: u64,
     /// Every step is checked, not one in `AUDITED_STEPS`.
     is_audited: bool,
     steps: u64,
@@ -169,7 +170,7 @@ impl World {
             last_session: 0,
             clients_left,
             is_stopped: false,
-            renewed: None,
+            ready_at_step: 0,
             is_audited: seed.is_multiple_of(8),
             steps: 0,
             trace: 0xCBF2_9CE4_8422_2325,

@@ -92,8 +92,9 @@ impl World {
                 }
                 Action::Degraded { .. } => reach::hit("degraded".into()),
                 Action::Stopped => self.is_stopped = true,
+                Action::Emit(Fact::WorkerReady { .. }) => self.ready_at_step = self.steps,
                 Action::Emit(Fact::PoolRecovered { .. }) => reach::hit("recovered".into()),
-                Action::Emit(Fact::WorkerRetiring { worker, reason }) => self.on_retiring(worker, &reason),
+                Action::Emit(Fact::WorkerRetiring { worker, reason }) => self.on_retiring(&worker, &reason),
                 Action::Ready | Action::Emit(_) => {}
             }
         }
@@ -106,14 +107,15 @@ impl World {
         }
     }
 
-    /// No two are renewed at a time.
-    fn on_retiring(&mut self, worker: WorkerId, reason: &str) {
+    /// The replacement is there first.
+    fn on_retiring(&mut self, worker: &WorkerId, reason: &str) {
+        assert!(
+            reason == "resize" || self.ready_at_step == self.steps,
+            "{worker} retires before its replacement is ready"
+        );
         let renewal = ["max_requests", "max_age", "memory"].into_iter().find(|why| reason.starts_with(why));
         if let Some(why) = renewal {
             reach::hit(format!("renewed for {why}"));
-            let is_gone = |before: &WorkerId| self.pool.workers().all(|view| view.id != before);
-            let before = self.renewed.replace(worker);
-            assert!(before.as_ref().is_none_or(is_gone), "{before:?} is still being renewed");
         }
     }
 
