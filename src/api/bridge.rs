@@ -364,7 +364,7 @@ impl SnakeBridge {
         self.ask_worker(worker, |worker| ClearTaint { worker })
     }
 
-    /// Retires a worker: a replacement is started first, then it finishes what it has and exits. One
+    /// Replaces a worker: it serves until its replacement is ready, then it finishes what it has and exits. One
     /// whose sessions hold refs there stays until they end, for `retire_grace` at most. Resolves when every slot
     /// of the pool has its worker ready.
     ///
@@ -433,9 +433,9 @@ impl SnakeBridge {
     }
 
     /// Loads all Python code of a pool anew: starts a new zygote, which imports `preload`, then replaces every
-    /// worker. Replacements are started first, but a worker that is idle and holds nothing does not wait until its
-    /// own is ready: for that moment calls may find fewer workers. Resolves when every slot has its new worker ready,
-    /// and sessions that hold something in an old worker have `retire_grace`.
+    /// worker: one first, and when its replacement is ready the others together. Each serves until then, so the pool
+    /// is at no moment smaller. Resolves when every slot has its new worker ready; sessions that hold something in
+    /// an old worker have `retire_grace`.
     ///
     /// ```
     /// # #[actix::main]
@@ -449,8 +449,9 @@ impl SnakeBridge {
     /// ```
     ///
     /// # Errors
-    /// `UnknownPool`. `Spawn` if the new zygote cannot start, and the old workers stay; or if it can and its
-    /// workers cannot.
+    /// `UnknownPool`. `Spawn` if the new zygote or its first worker cannot start, and all old workers serve on; in
+    /// the second case the pool is degraded, and its workers are of the old code until a try or the next `reload`
+    /// succeeds.
     pub fn reload(&self, pool: impl Into<PoolName>) -> impl Future<Output = Result<()>> + Send + 'static {
         let asked = self.core().pool(&pool.into()).map(|pool| pool.addr.send(Reload));
         async move { asked?.await.unwrap_or(Err(Error::ShuttingDown { ran: Ran::No })) }

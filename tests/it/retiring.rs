@@ -1,8 +1,8 @@
 //! Workers that are replaced for what they have done: calls, age, memory.
 
-use crate::support::{Busy, Dir, Gate, SOON, code, is_alive, pid, pool, start, until, within};
+use crate::support::{Busy, Dir, Gate, SOON, code, is_alive, kill, pid, pool, start, until, within};
 use futures::StreamExt;
-use snakebridge::{Affinity, Event, Fact, PyRef, Ran, SnakeBridge, WorkerState};
+use snakebridge::{Affinity, Event, Fact, PyRef, Ran, SnakeBridge, WorkerInfo, WorkerState};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -67,18 +67,15 @@ async fn a_session_with_refs_keeps_the_worker_that_has_run_its_calls_and_nobody_
 async fn workers_that_are_old_are_replaced_one_after_the_other() {
     let py = start([pool("p", 3).max_age(Duration::from_millis(300))]).await;
     let mut events = py.events();
-    let mut retiring = BTreeSet::new();
-    for _ in 0..6 {
-        let wanted = |fact: &Fact| matches!(fact, Fact::WorkerRetiring { .. } | Fact::WorkerExited { .. });
-        match fact(&mut events, wanted).await {
-            Fact::WorkerRetiring { worker, reason } => {
-                assert_eq!(reason, "max_age of 300ms");
-                assert!(retiring.is_empty(), "{retiring:?} is still there");
-                retiring.insert(worker);
-            }
-            Fact::WorkerExited { worker, expected, .. } => assert!(expected && retiring.remove(&worker)),
-            other => panic!("{other:?}"),
-        }
+    for _ in 0..4 {
+        // One starts, is ready, and then the one that it replaces retires; only then the next starts.
+        let change = |fact: &Fact| {
+            matches!(fact, Fact::WorkerStarting { .. } | Fact::WorkerReady { .. } | Fact::WorkerRetiring { .. })
+        };
+        let started = fact(&mut events, change).await;
+        let Fact::WorkerStarting { worker: new } = started else { panic!("{started:?}") };
+        assert_eq!(fact(&mut events, change).await, Fact::WorkerReady { worker: new });
+        assert_eq!(reason(fact(&mut events, change).await), "max_age of 300ms");
     }
     py.shutdown().await.unwrap();
 }
@@ -203,9 +200,69 @@ async fn a_restart_and_a_resize_answer_when_every_slot_is_ready_or_say_why_it_wi
     within("the restart", py.restart_worker(&worker)).await.unwrap();
     assert_eq!(ready().await, 3);
     fails.open();
-    let worker = py.workers().await.remove(0).id;
+    let serves = |worker: &WorkerInfo| worker.state == WorkerState::Free;
+    let worker = py.workers().await.into_iter().find(serves).expect("three serve").id;
     let error = within("the restart", py.restart_worker(&worker)).await.unwrap_err();
     assert_eq!(error.code(), "spawn");
     assert!(error.to_string().contains("told to fail"), "{error}");
+    py.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_worker_serves_until_its_replacement_is_ready() {
+    let (told, gate) = (Gate::new(), Gate::new());
+    let options = pool("p", 1).init("bridge_helpers:hold_if_told").env("HOLD_IF", told.path()).env("GATE", gate.path());
+    let py = start([options]).await;
+    let worker = py.workers().await.remove(0);
+    told.open();
+    let restart = tokio::spawn(py.restart_worker(&worker.id));
+    within("the replacement to start", gate.held()).await;
+    // One that would not wait.
+    let call = py.call("os", "getpid", ()).session("new").affinity(Affinity::StrictFailFast).extract::<u32>();
+    assert_eq!(within("a call", call).await.unwrap(), worker.pid);
+    gate.open();
+    within("the restart", restart).await.unwrap().unwrap();
+    assert_ne!(py.call("os", "getpid", ()).extract::<u32>().await.unwrap(), worker.pid);
+    until("the old one to go", || async { py.workers().await.len() == 1 }).await;
+    assert_eq!(py.stats().await.pools[0].deaths, 0);
+    py.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_reload_whose_workers_cannot_start_fails_and_the_old_ones_serve_on() {
+    let fails = Gate::new();
+    let py = start([pool("p", 2).init("bridge_helpers:fail_if_told").env("FAIL_IF", fails.path())]).await;
+    let pids = || async { py.workers().await.into_iter().map(|worker| worker.pid).collect::<BTreeSet<_>>() };
+    let before = pids().await;
+    let session = py.session("s");
+    let home: u32 = session.call("os", "getpid", ()).extract().await.unwrap();
+    fails.open();
+    let error = within("the reload", py.reload("p")).await.unwrap_err();
+    assert_eq!(error.code(), "spawn");
+    assert!(error.to_string().contains("told to fail"), "{error}");
+    assert_eq!(pids().await, before);
+    assert_eq!(session.call("os", "getpid", ()).extract::<u32>().await.unwrap(), home);
+    // It is not said again of a try that has not failed.
+    std::fs::remove_file(fails.path()).unwrap();
+    within("the reload", py.reload("p")).await.unwrap();
+    until("the old ones to go", || async { pids().await.is_disjoint(&before) }).await;
+    assert_eq!(py.stats().await.pools[0].ready, 2);
+    py.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_reload_revives_a_degraded_pool_or_says_the_new_cause() {
+    let fails = Gate::new();
+    let options = pool("p", 1).init("bridge_helpers:fail_if_told").env("FAIL_IF", fails.path());
+    let py = start([options.restart_budget(0, Duration::from_secs(600))]).await;
+    kill(py.workers().await[0].pid);
+    until("the pool to be degraded", || async { py.stats().await.pools[0].degraded.is_some() }).await;
+    fails.open();
+    let error = within("the reload", py.reload("p")).await.unwrap_err();
+    assert!(error.to_string().contains("told to fail"), "{error}");
+    std::fs::remove_file(fails.path()).unwrap();
+    within("the reload", py.reload("p")).await.unwrap();
+    assert_eq!(py.stats().await.pools[0].degraded, None);
+    assert!(is_alive(py.workers().await[0].pid));
     py.shutdown().await.unwrap();
 }

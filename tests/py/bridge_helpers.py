@@ -156,6 +156,11 @@ def fail_if_told():
         raise RuntimeError("told to fail")
 
 
+def hold_if_told():
+    if os.path.exists(os.environ["HOLD_IF"]):
+        hold(os.environ["GATE"])
+
+
 def objects(count):
     return [object() for _ in range(count)]
 
