@@ -369,7 +369,7 @@ impl World {
         let waiting: Vec<CallId> = waiting.collect();
         for call in &death.rerun {
             reach::hit("run once more".into());
-            self.witness.rerun(*call);
+            self.witness.rerun(*call, self.now);
         }
         for call in &death.returned {
             self.body_back(*call);

@@ -35,6 +35,7 @@ pub(super) struct Record {
     pub(super) may_rerun: bool,
     /// How often it was sent back though it had begun.
     pub(super) reruns: u32,
+    pub(super) rerun_at: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -76,10 +77,17 @@ impl Witness {
     }
 
     /// It had begun in a worker that has died, and is to run once more.
-    pub(super) fn rerun(&mut self, call: CallId) {
+    pub(super) fn rerun(&mut self, call: CallId, now: Instant) {
         let record = self.calls.get_mut(&call).expect("only a call that was made is sent back");
         record.reruns += 1;
+        record.rerun_at = Some(now);
         assert!(record.may_rerun && record.reruns == 1, "{call} is run again and again");
+    }
+
+    /// It has waited too long, which one that is to run once more does anew.
+    pub(super) fn waited_out(&self, call: CallId, waited: Duration, now: Instant) {
+        let rerun_at = self.calls[&call].rerun_at;
+        assert!(rerun_at.is_none_or(|at| at + waited <= now), "{call} did not wait for its second run");
     }
 
     /// User code of a call begins in a worker; returns the session whose namespace it uses.

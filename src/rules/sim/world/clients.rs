@@ -116,6 +116,7 @@ impl World {
             ran_at: None,
             may_rerun: false,
             reruns: 0,
+            rerun_at: None,
         };
         self.witness.calls.insert(call, record);
         let is_idempotent = self.random.one_in(3);

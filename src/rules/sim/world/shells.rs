@@ -73,6 +73,9 @@ impl World {
                 }
                 Action::Refuse { call, session, refusal } => {
                     reach::hit(format!("refuse {}", code(&refusal)));
+                    if let Refusal::QueueTimeout { waited } = refusal {
+                        self.witness.waited_out(call, waited, self.now);
+                    }
                     let not_ready = refusal == Refusal::RebuildFailed;
                     self.post(Mailbox::Session(session.incarnation()), Message::Refuse(call, not_ready));
                 }
