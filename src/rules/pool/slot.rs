@@ -53,11 +53,12 @@ impl Pool {
         self.timers.unset(until, Timer::StartTimeout(place));
         self.emit(Fact::WorkerReady { worker });
         self.set_age(place, now);
+        self.on_slot_ready(now);
+        self.serve(place, now);
+        // What loses its home with that one must not overtake what has waited.
         if let Some(replaced) = self.slots.get_mut(&place.slot).and_then(|slot| slot.replaces.take()) {
             self.retire(replaced.place, &replaced.reason, now);
         }
-        self.on_slot_ready(now);
-        self.serve(place, now);
         self.replace_outdated(now);
         self.renew_next(now);
     }
