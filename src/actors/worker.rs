@@ -12,7 +12,7 @@ mod life;
 mod polling;
 
 pub(crate) use calls::{Abandon, Distrust, DropTakeBack, Free, Run, TakeBack};
-pub(crate) use life::{Exited, Forked, Kill, NeverForked, Retire, Stop};
+pub(crate) use life::{Exited, Forked, Kill, NeverForked, Orphaned, Retire, Stop};
 
 use super::hold::Hold;
 use super::outbox::Outbox;
@@ -42,7 +42,7 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How many refs one message frees: it has to fit into a datagram.
 const MOST_FREED: usize = 4096;
@@ -81,6 +81,8 @@ pub(crate) struct WorkerActor {
     /// It is killed because the bridge shuts down.
     for_shutdown: bool,
     exit: Option<Exit>,
+    /// How long to wait for that, once its end was seen; zero where nobody will tell.
+    status_wait: Duration,
     /// Why it cannot take calls, in Python's words.
     start_failure: Option<String>,
     /// What it did that it must not, if that is why it is being killed.
@@ -150,6 +152,7 @@ impl WorkerActor {
             closed: false,
             for_shutdown: false,
             exit: None,
+            status_wait: if mutant!("status.is_not_awaited") { Duration::ZERO } else { end::STATUS_WAIT },
             start_failure: None,
             violation: None,
             killed_for: None,
@@ -672,7 +675,7 @@ impl ActorFuture<WorkerActor> for Pump {
         // though a process that it forked may hold the socket open.
         let exited = actor.exit.is_some() || actor.exit_seen;
         let look = actor.polling.look(actor.page.worker_sent(), Instant::now);
-        for taken in 0..BATCH {
+        for taken in 0..if mutant!("death.before_the_last_message") { 1 } else { BATCH } {
             let first = match look {
                 Look::Receive(first) if taken == 0 => first,
                 Look::Receive(_) | Look::Again => First::WhenReady,

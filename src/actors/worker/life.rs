@@ -9,6 +9,7 @@ use actix::prelude::*;
 use std::future::poll_fn;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Nothing runs there and nothing will: let it exit by itself.
 #[derive(Message)]
@@ -134,6 +135,23 @@ impl Handler<Exited> for WorkerActor {
     fn handle(&mut self, Exited { exit }: Exited, _: &mut Context<Self>) {
         self.journal.note(Handled::Exited, None, None, || exit.to_string());
         self.exit = Some(exit);
+    }
+}
+
+/// Its zygote is gone: nobody will say how it ends.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Orphaned;
+
+impl Handler<Orphaned> for WorkerActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Orphaned, _: &mut Context<Self>) {
+        self.journal.note(Handled::Orphaned, None, None, || "its end is seen, its status is not");
+        self.status_wait = Duration::ZERO;
+        if let Phase::Exited { .. } = self.phase {
+            self.judge(Exit::UNKNOWN);
+        }
     }
 }
 
