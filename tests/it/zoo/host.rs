@@ -21,8 +21,16 @@ fn config() -> PoolConfig {
         .restart_backoff(Duration::from_millis(1), Duration::from_millis(50))
 }
 
+pub(super) const HOSTS: [&str; 4] = [
+    "a_host_that_ignores_the_death_of_children",
+    "a_host_that_reaps_every_child",
+    "a_host_whose_thread_that_started_the_bridge_is_gone",
+    "a_host_that_is_out_of_descriptors_for_a_while",
+];
+
 /// Runs the body in a process of its own, where it is as it was when the body is over.
 fn in_a_host(name: &str, body: impl AsyncFnOnce() -> Checked) {
+    assert!(HOSTS.contains(&name));
     if !chosen(name) {
         return;
     }
