@@ -92,8 +92,6 @@ fn a_host_that_ignores_the_death_of_children() {
 #[test]
 fn a_host_that_reaps_every_child() {
     in_a_host("a_host_that_reaps_every_child", async || {
-        // To look for an interpreter takes children whose status is wanted: that is not to be had here.
-        let py = ok("the start", SnakeBridge::builder().pool(config()).start()).await?;
         let stop = Arc::new(AtomicBool::new(false));
         let reaper = std::thread::spawn({
             let stop = Arc::clone(&stop);
@@ -104,7 +102,14 @@ fn a_host_that_reaps_every_child() {
                 }
             }
         });
-        let played = use_and_end(py).await;
+        let played = async {
+            // Each looks for an interpreter.
+            for _ in 0..5 {
+                use_and_end(ok("the start", SnakeBridge::builder().pool(config()).start()).await?).await?;
+            }
+            Ok(())
+        };
+        let played = played.await;
         stop.store(true, Ordering::Relaxed);
         reaper.join().unwrap();
         played
