@@ -2,7 +2,7 @@
 //!
 //! The pool hears of it before any caller does; bodies that were not begun go back to their sessions before that.
 
-use super::{Phase, WorkerActor};
+use super::{Phase, Sight, WorkerActor};
 use crate::actors::pool::{Died, StartFailed, TakingBack};
 use crate::actors::registry::WorkerLost;
 use crate::actors::request::Request;
@@ -39,7 +39,7 @@ impl WorkerActor {
         self.watch = None;
         self.kill();
         self.heart.stop();
-        self.residency = None;
+        self.sight = Sight::Unasked;
         self.callbacks.drop_all();
         let death = self.lane.handle_exit(&self.begun());
         let stderr = self.output.stderr_tail();
