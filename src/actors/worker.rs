@@ -676,7 +676,7 @@ impl WorkerActor {
 
     /// Takes one message in; `false` if there is none, or will be none.
     fn poll_message(&mut self, first: First, ctx: &mut Context<Self>, task: &mut TaskContext<'_>) -> bool {
-        if self.closed || mutant!("death.before_the_last_message") && (self.exit_seen || self.exit.is_some()) {
+        if self.closed {
             return false;
         }
         let last = self.exit.is_none() && !self.exit_seen && self.is_one_message_due();
@@ -749,7 +749,7 @@ impl ActorFuture<WorkerActor> for Pump {
         // though a process that it forked may hold the socket open.
         let exited = actor.exit.is_some() || actor.exit_seen;
         let look = actor.polling.look(actor.page.worker_sent(), Instant::now);
-        for taken in 0..if mutant!("death.before_the_last_message") { 1 } else { BATCH } {
+        for taken in 0..BATCH {
             let first = match look {
                 Look::Receive(first) if taken == 0 => first,
                 Look::Receive(_) | Look::Again => First::WhenReady,

@@ -4,7 +4,7 @@ use crate::support::{Busy, Dir, Gate, code, is_alive, kill, parent_of, pid, pool
 use futures::StreamExt;
 use rustix::process::{Pid, Signal, kill_process};
 use snakebridge::{Affinity, Error, Event, Fact, PoolStatus, PyRef, Ran, SnakeBridge, StartMethod, WorkerState};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 #[tokio::test]
 async fn the_call_that_ran_gets_worker_crashed_with_cause_and_last_words() {
@@ -40,39 +40,6 @@ async fn how_a_worker_ended_is_told_though_its_zygote_is_slow_to_say_so() {
     kill_process(zygote, Signal::CONT).unwrap();
     let error = within("the call", held).await.unwrap().unwrap_err();
     assert!(error.to_string().contains("signal 9 (SIGKILL)"), "{error}");
-    py.shutdown().await.unwrap();
-}
-
-#[tokio::test]
-async fn what_was_answered_before_a_death_is_told_however_much_it_is() {
-    const CALLS: usize = 20;
-    let py = start([pool("p", 1)]).await;
-    let session = py.session("s");
-    // Calls this short are sent ahead.
-    for _ in 0..100 {
-        session.call("math", "sqrt", (4,)).discard().await.unwrap();
-    }
-    let (worker, gate) = (pid(&session).await.unwrap(), Gate::new());
-    let held = tokio::spawn(session.call("bridge_helpers", "hold", (gate.path(), 7)).extract::<i64>());
-    gate.held().await;
-    let mut calls = Vec::new();
-    for _ in 0..CALLS {
-        calls.push(tokio::spawn(session.call("math", "sqrt", (4,)).extract::<f64>()));
-    }
-    let last = tokio::spawn(session.call("os", "_exit", (3,)).discard());
-    until("the calls to wait", || async { py.stats().await.pools[0].waiting == CALLS + 1 }).await;
-    gate.open();
-    // When the bridge looks again, all answers and the death are there.
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while is_alive(worker) {
-        assert!(Instant::now() < deadline, "the last call was not sent ahead");
-        std::thread::yield_now();
-    }
-    assert_eq!(within("the held call", held).await.unwrap().unwrap(), 7);
-    for call in calls {
-        assert_eq!(within("a call", call).await.unwrap().unwrap(), 2.0);
-    }
-    assert_eq!(code(within("the last", last).await.unwrap()), "worker_crashed");
     py.shutdown().await.unwrap();
 }
 
