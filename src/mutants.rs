@@ -1,7 +1,9 @@
 //! Bugs that are put in on purpose, to see that the tests notice them: `mutant!("name")` stands where one would be.
 //!
 //! Without the feature `mutants` it is `false`, and nothing of this is there. With it `SNAKEBRIDGE_MUTANT` chooses
-//! the one that a run has. `tests/mutants.txt` says which tests must fail for each, `tests/mutants.sh` runs them.
+//! the one that a run has, if `SNAKEBRIDGE_WITH_MUTANTS` was set when it was built: a program that is built with all
+//! features has no bug that a variable could wake. `tests/mutants.txt` says which tests must fail for each,
+//! `tests/mutants.sh` runs them.
 
 #[cfg(not(feature = "mutants"))]
 macro_rules! mutant {
@@ -24,7 +26,10 @@ pub(crate) use source::worker_py;
 #[cfg(feature = "mutants")]
 pub(crate) fn is_chosen(name: &str) -> bool {
     use std::sync::LazyLock;
-    static CHOSEN: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("SNAKEBRIDGE_MUTANT").ok());
+    static CHOSEN: LazyLock<Option<String>> = LazyLock::new(|| {
+        option_env!("SNAKEBRIDGE_WITH_MUTANTS")?;
+        std::env::var("SNAKEBRIDGE_MUTANT").ok()
+    });
     CHOSEN.as_deref() == Some(name)
 }
 

@@ -39,21 +39,50 @@ else
     chosen=("${table[@]}")
 fi
 
+# More than by hand would be beyond the limit.
+unset SNAKEBRIDGE_SIM_SEEDS
+# What was built without it has no bugs, and they would all survive.
+export SNAKEBRIDGE_WITH_MUTANTS=1
 built="$(cargo test --no-run --features mutants --lib --test it 2>&1)" || {
     printf '%s\n' "$built" >&2
     exit 1
 }
 program() {
-    printf '%s\n' "$built" | sed -nE "s/.*Executable .*$1.* \((.*)\)/\1/p"
+    printf '%s\n' "$built" | sed -nE "s|.*Executable .*$1.* \((.*)\)|\1|p"
 }
 lib="$(program src/lib.rs)"
 it="$(program tests/it/main.rs)"
+
+# A bug may leave files, and processes that know nothing of this script but what they inherit.
+TMPDIR="$(mktemp -d)"
+export TMPDIR
+export SNAKEBRIDGE_MUTANTS_MARK="snakebridge-mutants-$$-$(date +%s%N)"
+kill_left_over() {
+    local environ pid
+    for environ in /proc/[0-9]*/environ; do
+        pid="${environ#/proc/}"
+        pid="${pid%/environ}"
+        if grep -qsaF "SNAKEBRIDGE_MUTANTS_MARK=$SNAKEBRIDGE_MUTANTS_MARK" "$environ"; then
+            kill -KILL "$pid" 2>/dev/null || true
+        fi
+    done
+}
+clean_up() {
+    kill_left_over
+    rm -rf "$TMPDIR"
+}
+trap clean_up EXIT
 
 # Runs tests for so many seconds at most, with a mutant or none.
 run() {
     local seconds="$1" mutant="$2" kind="$3"
     shift 3
-    SNAKEBRIDGE_MUTANT="$mutant" timeout -k 5 "$seconds" "${!kind}" "$@" 2>&1
+    local status=0
+    # Into a file: a process that a bug has left would keep a pipe open.
+    SNAKEBRIDGE_MUTANT="$mutant" timeout -k 5 "$seconds" "${!kind}" "$@" >"$TMPDIR/output" 2>&1 || status=$?
+    kill_left_over
+    cat "$TMPDIR/output"
+    return "$status"
 }
 
 declare -A sound=()

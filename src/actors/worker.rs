@@ -12,7 +12,7 @@ mod life;
 mod polling;
 
 pub(crate) use calls::{Abandon, Distrust, DropTakeBack, Free, Run, TakeBack};
-pub(crate) use life::{Exited, Forked, Kill, NeverForked, Retire, Stop};
+pub(crate) use life::{Exited, Forked, Kill, NeverForked, Orphaned, Retire, Stop};
 
 use super::hold::Hold;
 use super::outbox::Outbox;
@@ -27,7 +27,7 @@ use crate::id::{CallId, RefId, WorkerId};
 use crate::observe::{Handled, Journal, Messages, Who};
 use crate::pickle::{self, DecodeError};
 use crate::process::{
-    BlockName, BlockTable, DeathWatch, Exit, First, Lifeline, Link, MESSAGE_LIMIT, Output, Page, Residency,
+    BadBlock, BlockName, BlockTable, DeathWatch, Exit, First, Lifeline, Link, MESSAGE_LIMIT, Output, Page, Residency,
 };
 use crate::rules::heartbeat::{HeartAction, Heartbeat};
 use crate::rules::lane::{Begun, Granted, Lane, LaneAction, Sent, Verdict, Why};
@@ -42,7 +42,7 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How many refs one message frees: it has to fit into a datagram.
 const MOST_FREED: usize = 4096;
@@ -64,8 +64,7 @@ pub(crate) struct WorkerActor {
     lane: Lane,
     heart: Heartbeat,
     memory: Memory,
-    /// Where its memory is limited, and its process is there.
-    residency: Option<Residency>,
+    sight: Sight,
     requests: BTreeMap<CallId, Box<Request>>,
     /// When each entry last answered a call that did not run on top of another.
     answered_at: Vec<Instant>,
@@ -81,6 +80,8 @@ pub(crate) struct WorkerActor {
     /// It is killed because the bridge shuts down.
     for_shutdown: bool,
     exit: Option<Exit>,
+    /// How long to wait for that, once its end was seen; zero where nobody will tell.
+    status_wait: Duration,
     /// Why it cannot take calls, in Python's words.
     start_failure: Option<String>,
     /// What it did that it must not, if that is why it is being killed.
@@ -113,6 +114,38 @@ enum Phase {
     Judged,
 }
 
+/// How its memory is looked at.
+#[derive(Debug)]
+enum Sight {
+    /// It is not limited, or its process is not there.
+    Unasked,
+    /// Its process has just come to be.
+    Sought {
+        pid: u32,
+    },
+    /// There was no descriptor to look at it by, and that was told; it is tried again with each look.
+    Lost {
+        pid: u32,
+    },
+    Open(Residency),
+}
+
+/// Why a message was not taken in.
+enum Untaken {
+    /// No worker of ours sends it.
+    Broken(String),
+    /// It is as it should be, and this process lacks something that it takes to read it.
+    Lacking(String),
+    /// The same, and it cannot be read later.
+    Lost(String),
+}
+
+impl From<String> for Untaken {
+    fn from(what: String) -> Self {
+        Self::Broken(what)
+    }
+}
+
 impl WorkerActor {
     pub(crate) fn new(
         id: WorkerId,
@@ -139,7 +172,7 @@ impl WorkerActor {
             lane: Lane::new(config.concurrency, bounded(config.cancel_grace)),
             heart: Heartbeat::new(config.heartbeat_interval(), epoch()),
             memory: Memory::new(config.into(), epoch()),
-            residency: None,
+            sight: Sight::Unasked,
             requests: BTreeMap::new(),
             answered_at: vec![epoch(); config.concurrency],
             callbacks: Callbacks::default(),
@@ -150,6 +183,7 @@ impl WorkerActor {
             closed: false,
             for_shutdown: false,
             exit: None,
+            status_wait: if mutant!("status.is_not_awaited") { Duration::ZERO } else { end::STATUS_WAIT },
             start_failure: None,
             violation: None,
             killed_for: None,
@@ -217,9 +251,30 @@ impl WorkerActor {
             let runs = self.lane.due() > 0 && self.lane.is_running(&self.begun());
             self.heart.handle_timeout(runs, now);
         }
-        if (is_due || self.memory.is_due(now))
-            && let Some(residency) = &self.residency
-        {
+        if is_due || self.memory.is_due(now) {
+            self.see_memory();
+        }
+    }
+
+    /// Looks at its memory, or for a way to.
+    fn see_memory(&mut self) {
+        if let Sight::Sought { pid } | Sight::Lost { pid } = self.sight {
+            let opened = Residency::open(pid);
+            let is_told = matches!(self.sight, Sight::Lost { .. });
+            // Where it has ended meanwhile, the number may be another's.
+            let lives = self.watch.as_ref().is_some_and(|watch| watch.lives());
+            self.sight = match opened {
+                _ if !lives => Sight::Unasked,
+                Ok(residency) => Sight::Open(residency),
+                Err(_) if is_told => Sight::Lost { pid },
+                Err(error) => {
+                    self.note_memory(&format!("cannot be looked at: {error}"));
+                    tracing::warn!(target: "snakebridge::worker", worker = %self.id, %error, "its memory is limited, and cannot be looked at");
+                    Sight::Lost { pid }
+                }
+            };
+        }
+        if let Sight::Open(residency) = &self.sight {
             self.memory.handle_resident(residency.bytes());
         }
     }
@@ -237,7 +292,7 @@ impl WorkerActor {
                 }
             }
         }
-        if self.residency.is_some() {
+        if !matches!(self.sight, Sight::Unasked) {
             self.memory.handle_calls(self.lane.due() > 0, Instant::now());
         }
     }
@@ -381,18 +436,20 @@ impl WorkerActor {
     fn on_message(&mut self, length: usize, ctx: &mut Context<Self>) {
         let datagram = std::mem::take(&mut self.inbox);
         match FromWorker::decode(&datagram[..length]) {
-            Ok((message, inline)) => {
-                if let Err(what) = self.take(message, inline, ctx) {
-                    self.distrust(what);
+            Ok((message, inline)) => match self.take(message, inline, ctx) {
+                Ok(()) => {}
+                Err(Untaken::Broken(what)) => self.distrust(what),
+                Err(Untaken::Lacking(what) | Untaken::Lost(what)) => {
+                    self.kill_for(format!("the host cannot take what it sent: {what}"));
                 }
-            }
+            },
             Err(malformed) => self.distrust(malformed.to_string()),
         }
         self.inbox = datagram;
         self.perform();
     }
 
-    fn take(&mut self, message: FromWorker, inline: &[u8], ctx: &mut Context<Self>) -> Result<(), String> {
+    fn take(&mut self, message: FromWorker, inline: &[u8], ctx: &mut Context<Self>) -> Result<(), Untaken> {
         match message {
             FromWorker::Hello { protocol: PROTOCOL, .. } if self.phase == Phase::Starting => {
                 self.journal.note(Handled::Hello, None, None, || "takes calls");
@@ -402,8 +459,10 @@ impl WorkerActor {
                 self.tell_started();
                 Ok(())
             }
-            FromWorker::Hello { protocol, .. } => Err(format!("a greeting of protocol {protocol}")),
-            FromWorker::StartFailed { .. } if self.greeted => Err("a failed start after its greeting".to_owned()),
+            FromWorker::Hello { protocol, .. } => Err(format!("a greeting of protocol {protocol}").into()),
+            FromWorker::StartFailed { .. } if self.greeted => {
+                Err("a failed start after its greeting".to_owned().into())
+            }
             FromWorker::StartFailed { body } => {
                 let body = self.body(body, inline)?;
                 let cause = pickle::decode_error(&body).map_err(|error| format!("{error:?}"))?.to_string();
@@ -418,23 +477,23 @@ impl WorkerActor {
                 }
                 self.note_passed(seq);
                 self.note_answered(seq);
-                self.lane.handle_passed(seq).map_err(|violation| format!("{violation:?}"))
+                Ok(self.lane.handle_passed(seq).map_err(|violation| format!("{violation:?}"))?)
             }
-            FromWorker::Pong => self.heart.handle_pong().map_err(|unasked| format!("{unasked:?}")),
+            FromWorker::Pong => Ok(self.heart.handle_pong().map_err(|unasked| format!("{unasked:?}"))?),
             FromWorker::HostCall { seq, function, body, released, refs } => {
                 for index in released {
                     self.outbox.on_released(index).map_err(|bad| bad.to_string())?;
                 }
                 let refs = self.own(refs)?;
                 let body = self.body(body, inline)?;
-                self.host_call(HostCall { seq, function, body, refs }, ctx)
+                Ok(self.host_call(HostCall { seq, function, body, refs }, ctx)?)
             }
             FromWorker::Reply { seq, ended: Ended::Part, body, released: _, refs } => {
                 let call = self.lane.handle_part(seq).map_err(|violation| format!("{violation:?}"))?;
                 self.note_part(seq);
                 let refs = self.own(refs)?;
                 let body = self.body(body, inline)?;
-                self.part(call, body, refs)
+                Ok(self.part(call, body, refs)?)
             }
             FromWorker::Reply { seq, ended, body, released, refs } => {
                 for index in released {
@@ -443,18 +502,27 @@ impl WorkerActor {
                 self.note_answered(seq);
                 let replied = self.lane.handle_reply(seq).map_err(|violation| format!("{violation:?}"))?;
                 self.note_reply(seq, &replied, ended);
-                let outcome = self
-                    .own(refs)
-                    .and_then(|refs| Ok((self.body(body, inline)?, refs)))
-                    .and_then(|(body, refs)| self.replied(replied.call, ended, body, refs));
-                if let Err(what) = &outcome {
-                    self.lease_over(replied.call, 0);
-                    if let Some(request) = self.requests.remove(&replied.call) {
-                        let (worker, what) = (self.id.clone(), what.as_str().into());
-                        request.promise.answer(Err(Error::Protocol { worker, what, ran: Ran::Yes }));
+                let outcome = self.own(refs).map_err(Untaken::from).and_then(|refs| match self.body(body, inline) {
+                    Ok(body) => Ok(self.replied(replied.call, ended, body, refs)?),
+                    Err(untaken) => {
+                        self.free(refs);
+                        Err(untaken)
                     }
+                });
+                let Err(untaken) = outcome else { return Ok(()) };
+                self.lease_over(replied.call, 0);
+                if let Some(request) = self.requests.remove(&replied.call) {
+                    request.promise.answer(Err(match &untaken {
+                        Untaken::Broken(what) => {
+                            let (worker, what) = (self.id.clone(), what.as_str().into());
+                            Error::Protocol { worker, what, ran: Ran::Yes }
+                        }
+                        Untaken::Lacking(what) | Untaken::Lost(what) => {
+                            Error::internal(format!("the host cannot take the result: {what}"), Ran::Yes)
+                        }
+                    }));
                 }
-                outcome
+                if let Untaken::Lacking(_) = untaken { Ok(()) } else { Err(untaken) }
             }
         }
     }
@@ -466,13 +534,22 @@ impl WorkerActor {
         }
     }
 
-    fn body(&mut self, body: Body, inline: &[u8]) -> Result<Vec<u8>, String> {
+    fn body(&mut self, body: Body, inline: &[u8]) -> Result<Vec<u8>, Untaken> {
         match body.place().map_err(|malformed| malformed.to_string())? {
             Place::Inline { .. } => Ok(inline.to_vec()),
             Place::Block { index, len } => {
-                let taken = self.incoming.take(BlockName { index, len: len as u64 }).map_err(|bad| bad.to_string())?;
-                self.outbox.release(index);
-                Ok(taken)
+                let taken = self.incoming.take(BlockName { index, len: len as u64 });
+                if let Ok(_) | Err(BadBlock::NoMemory(_) | BadBlock::NoDescriptor(_)) = taken {
+                    self.outbox.release(index);
+                }
+                taken.map_err(|bad| match bad {
+                    BadBlock::NoMemory(_) | BadBlock::NoDescriptor(_) => Untaken::Lacking(bad.to_string()),
+                    BadBlock::Io(..) => Untaken::Lost(bad.to_string()),
+                    BadBlock::Unknown(_)
+                    | BadBlock::TooLong { .. }
+                    | BadBlock::NotInUse(_)
+                    | BadBlock::Invalid { .. } => Untaken::Broken(bad.to_string()),
+                })
             }
         }
     }
@@ -599,7 +676,7 @@ impl WorkerActor {
 
     /// Takes one message in; `false` if there is none, or will be none.
     fn poll_message(&mut self, first: First, ctx: &mut Context<Self>, task: &mut TaskContext<'_>) -> bool {
-        if self.closed || mutant!("death.before_the_last_message") && (self.exit_seen || self.exit.is_some()) {
+        if self.closed {
             return false;
         }
         let last = self.exit.is_none() && !self.exit_seen && self.is_one_message_due();

@@ -102,8 +102,9 @@ impl<T: DeserializeOwned + Send + 'static> Source<T> {
     fn fetch(&mut self, ready: usize) -> Option<&mut CallFuture<Batch<T>>> {
         if self.fetching.is_none() {
             let (items, bytes) = self.credit;
+            let items = if mutant!("credit.is_ignored") { usize::MAX } else { items };
             let bytes = bytes.saturating_sub(ready * self.item_bytes);
-            if ready > items / 2 && !mutant!("credit.is_ignored") || (ready > 0 && bytes < self.credit.1 / 2) {
+            if ready > items / 2 || (ready > 0 && bytes < self.credit.1 / 2) {
                 return None;
             }
             let fitting = bytes.checked_div(self.item_bytes).unwrap_or(usize::MAX);

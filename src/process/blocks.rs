@@ -6,7 +6,7 @@
 //! memory, so that a worker that plays with it can give wrong bytes and nothing else; the worker
 //! works in place.
 
-use super::fds;
+use super::fds::{self, Message};
 use super::mapping::{self, Mapping};
 use rustix::fs::{FallocateFlags, SealFlags, SeekFrom};
 use rustix::io::Errno;
@@ -34,7 +34,7 @@ pub(crate) struct BlockName {
     pub(crate) len: u64,
 }
 
-/// The worker named a block that it cannot have meant.
+/// A block that cannot be read: mostly, as the worker cannot have meant it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BadBlock {
     #[error("block {0} was never sent")]
@@ -47,6 +47,10 @@ pub(crate) enum BadBlock {
     Invalid { index: u64, why: &'static str },
     #[error("no memory for a body of {0} bytes")]
     NoMemory(u64),
+    /// It stays in the socket, and is looked for again when it is next named.
+    #[error("no descriptor for a block: {0}")]
+    NoDescriptor(io::Error),
+    /// It is lost.
     #[error("block {0} cannot be read: {1}")]
     Io(u32, io::Error),
 }
@@ -212,7 +216,8 @@ pub(crate) struct BlockTable {
 #[derive(Debug)]
 struct Received {
     memory: OwnedFd,
-    mapping: Mapping,
+    /// None while there is no memory for it.
+    mapping: Option<Mapping>,
     size: u64,
 }
 
@@ -224,13 +229,13 @@ impl BlockTable {
     /// Copies a body out of its block. The block may be named as released right after.
     ///
     /// # Errors
-    /// [`BadBlock`]: the worker broke the protocol, or there is no memory for the body.
+    /// [`BadBlock`]: the worker broke the protocol, or there is no memory or descriptor for the body.
     pub(crate) fn take(&mut self, name: BlockName) -> Result<Vec<u8>, BadBlock> {
         let BlockName { index, len } = name;
         while self.blocks.len() <= index as usize {
             self.receive(index)?;
         }
-        let block = &self.blocks[index as usize];
+        let block = &mut self.blocks[index as usize];
         if len > block.size && !mutant!("block.any_length") {
             return Err(BadBlock::TooLong { index, len, size: block.size });
         }
@@ -238,10 +243,17 @@ impl BlockTable {
         let mut body = Vec::new();
         body.try_reserve_exact(wanted).map_err(|_| BadBlock::NoMemory(len))?;
         mapping::prefer_huge_pages(&mut body);
+        let mapping = match &block.mapping {
+            Some(mapping) => mapping,
+            None => {
+                let made = Mapping::new(&block.memory, block.size as usize).map_err(|_| BadBlock::NoMemory(len))?;
+                block.mapping.insert(made)
+            }
+        };
         // To touch a hole through the mapping would take memory for it: an honest worker has none
         // within a body, another could make the host pay for every block it names.
         if len == 0 || rustix::fs::seek(&block.memory, SeekFrom::Hole(0)).is_ok_and(|hole| hole >= len) {
-            block.mapping.copy_out(wanted, &mut body);
+            mapping.copy_out(wanted, &mut body);
             return Ok(body);
         }
         body.resize(wanted, 0);
@@ -260,7 +272,10 @@ impl BlockTable {
     /// The next block off the side socket; they arrive in the order of their indices.
     fn receive(&mut self, named: u32) -> Result<(), BadBlock> {
         let mut announcement = [0; 16];
-        let (length, mut fds) = match fds::recv(&*self.side, &mut announcement) {
+        // What is received without room for it is lost.
+        let room = rustix::io::fcntl_dupfd_cloexec(&*self.side, 0);
+        drop(room.map_err(|error| BadBlock::NoDescriptor(error.into()))?);
+        let Message { length, mut fds, is_short } = match fds::recv(&*self.side, &mut announcement) {
             Ok(received) => received,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(BadBlock::Unknown(named)),
             Err(error) => return Err(BadBlock::Io(named, error)),
@@ -274,6 +289,9 @@ impl BlockTable {
         if length != announcement.len() || index != self.blocks.len() as u64 || self.blocks.len() == MAX_BLOCKS {
             return invalid("not the next block");
         }
+        if is_short && fds.is_empty() {
+            return Err(BadBlock::Io(named, Errno::MFILE.into()));
+        }
         let (Some(memory), true) = (fds.pop(), fds.is_empty()) else {
             return invalid("not one descriptor");
         };
@@ -286,8 +304,7 @@ impl BlockTable {
         if u64::try_from(actual) != Ok(size) || size == 0 || size > LARGEST {
             return invalid("its size");
         }
-        let mapping = Mapping::new(&memory, size as usize).map_err(|error| BadBlock::Io(named, error))?;
-        self.blocks.push(Received { memory, mapping, size });
+        self.blocks.push(Received { memory, mapping: None, size });
         Ok(())
     }
 }

@@ -4,8 +4,8 @@
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketFlags, SocketType,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -73,12 +73,21 @@ pub(super) fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> i
     }
 }
 
-/// Receives one message with its descriptors; 0 bytes is the end. Descriptors beyond [`MAX_FDS`]
-/// are closed by the kernel.
+/// A message that was received.
+#[derive(Debug)]
+pub(super) struct Message {
+    /// 0 is the end.
+    pub(super) length: usize,
+    pub(super) fds: Vec<OwnedFd>,
+    /// The kernel has closed descriptors that came along: those beyond [`MAX_FDS`], or this process has no room.
+    pub(super) is_short: bool,
+}
+
+/// Receives one message with its descriptors.
 ///
 /// # Errors
 /// `WouldBlock` when there is none.
-pub(super) fn recv(socket: impl AsFd, bytes: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+pub(super) fn recv(socket: impl AsFd, bytes: &mut [u8]) -> io::Result<Message> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     loop {
         let mut rights = RecvAncillaryBuffer::new(&mut space);
@@ -91,7 +100,8 @@ pub(super) fn recv(socket: impl AsFd, bytes: &mut [u8]) -> io::Result<(usize, Ve
                         fds.extend(received);
                     }
                 }
-                return Ok((message.bytes, fds));
+                let is_short = message.flags.contains(ReturnFlags::CTRUNC);
+                return Ok(Message { length: message.bytes, fds, is_short });
             }
             // ECONNRESET is told once, when the peer died with unread messages; what it sent comes after.
             Err(Errno::INTR | Errno::CONNRESET) => {}
@@ -111,9 +121,9 @@ mod tests {
         send(&here, b"take", &[memory.as_fd(), memory.as_fd()]).expect("send");
         drop(here);
         let mut bytes = [0; 16];
-        let (length, fds) = recv(&there, &mut bytes).expect("recv");
-        assert_eq!((&bytes[..length], fds.len()), (&b"take"[..], 2));
-        assert_eq!(recv(&there, &mut bytes).expect("the end").0, 0);
+        let Message { length, fds, is_short } = recv(&there, &mut bytes).expect("recv");
+        assert_eq!((&bytes[..length], fds.len(), is_short), (&b"take"[..], 2, false));
+        assert_eq!(recv(&there, &mut bytes).expect("the end").length, 0);
     }
 
     #[test]

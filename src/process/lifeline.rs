@@ -1,6 +1,7 @@
 //! What ties a worker's life to this side, and what tells of its death.
 
 use super::fds;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::Shutdown;
 use rustix::process::Signal;
 use std::io;
@@ -51,6 +52,12 @@ impl DeathWatch {
             Err(_) => return Poll::Pending,
         }
         Poll::Ready(())
+    }
+
+    /// Whether it has not exited.
+    pub(crate) fn lives(&self) -> bool {
+        let mut polled = [PollFd::new(self.pidfd.get_ref(), PollFlags::IN)];
+        rustix::event::poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) == Ok(0)
     }
 
     /// Signals this very process, whatever group it is in.

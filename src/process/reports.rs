@@ -1,7 +1,7 @@
 //! What a zygote tells, in the order in which it happened.
 
 use super::exit::{Exit, ExitStatus};
-use super::fds;
+use super::fds::{self, Message};
 use super::spawn::Reaped;
 use super::{Output, link::FarEnds};
 use crate::id::WorkerId;
@@ -19,8 +19,8 @@ use tokio::io::unix::AsyncFd;
 /// A fact about a zygote or one of its workers.
 #[derive(Debug)]
 pub(crate) enum ZygoteEvent {
-    /// The worker's process is there; it is not ready yet.
-    Forked { worker: WorkerId, pid: u32, pidfd: OwnedFd },
+    /// The worker's process is there; it is not ready yet. Without a pidfd this process had no room for it.
+    Forked { worker: WorkerId, pid: u32, pidfd: Option<OwnedFd> },
     /// It never was.
     ForkFailed { worker: WorkerId, why: String },
     /// The worker's process is gone and was reaped.
@@ -128,8 +128,8 @@ impl Control {
             let mut guard = ready!(self.socket.poll_read_ready(cx))?;
             let mut bytes = vec![0; REPORT_LIMIT];
             match fds::recv(guard.get_inner(), &mut bytes) {
-                Ok((0, _)) => return Poll::Ready(Ok(None)),
-                Ok((length, mut fds)) => {
+                Ok(Message { length: 0, .. }) => return Poll::Ready(Ok(None)),
+                Ok(Message { length, mut fds, .. }) => {
                     let report = serde_json::from_slice(&bytes[..length])?;
                     return Poll::Ready(Ok(Some((report, fds.pop()))));
                 }
@@ -164,7 +164,6 @@ impl ZygoteEvents {
         match report {
             Report::Forked { id, pid } => {
                 let worker = state.workers.get(&id).cloned().ok_or_else(|| unknown(id))?;
-                let pidfd = pidfd.ok_or("it sent no pidfd")?;
                 Ok(ZygoteEvent::Forked { worker, pid, pidfd })
             }
             Report::ForkFailed { id, why } => {
@@ -254,7 +253,7 @@ mod tests {
         }
         let mut bytes = [0; 1024];
         for expected in 0..sent {
-            let (length, fds) = fds::recv(&far, &mut bytes).expect("a request");
+            let Message { length, fds, .. } = fds::recv(&far, &mut bytes).expect("a request");
             let text = String::from_utf8_lossy(&bytes[..length]).into_owned();
             assert!(text.contains(&format!("\"test/{expected}#1\"")) && fds.len() == 6, "{text}");
             let flushed = tokio::time::timeout(

@@ -3,6 +3,7 @@
 use crate::config::PoolConfig;
 use crate::process;
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
 use rustix::process::Signal;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -168,6 +169,8 @@ impl Asked {
                 Ok(Some(status)) => return Err(format!("failed: {status}")),
                 Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(1)),
                 Ok(None) => return Err(hangs()),
+                // The program that we are part of reaps all its children, or ignores their deaths. The answer is whole.
+                Err(error) if error.raw_os_error() == Some(Errno::CHILD.raw_os_error()) => return Ok(answer),
                 Err(error) => return Err(error.to_string()),
             }
         }

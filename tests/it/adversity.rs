@@ -92,6 +92,7 @@ async fn a_worker_that_names_an_object_of_another_worker_is_killed_and_the_objec
     let forged = bad.call("bridge_helpers", "forge_next_id", (id,)).affinity(snakebridge::Affinity::StrictQueue);
     let outcome = within("the forged ref", forged.into_ref()).await;
     assert_eq!(code(outcome), "protocol");
+    until("its end", || async { py.workers().await.iter().all(|other| other.id != worker) }).await;
     until("the frees", || async { py.stats().await.refs == 1 }).await;
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(kept.call_method("add", ()).extract::<i64>().await.unwrap(), 1);

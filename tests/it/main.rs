@@ -22,6 +22,7 @@ mod queue;
 mod reference;
 mod retiring;
 mod sessions;
+mod starvation;
 mod stream_traps;
 mod streams;
 mod supervision;

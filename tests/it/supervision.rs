@@ -2,6 +2,7 @@
 
 use crate::support::{Busy, Dir, Gate, code, is_alive, kill, parent_of, pid, pool, start, until, within};
 use futures::StreamExt;
+use rustix::process::{Pid, Signal, kill_process};
 use snakebridge::{Affinity, Error, Event, Fact, PoolStatus, PyRef, Ran, SnakeBridge, StartMethod, WorkerState};
 use std::time::Duration;
 
@@ -15,12 +16,30 @@ async fn the_call_that_ran_gets_worker_crashed_with_cause_and_last_words() {
         let Error::WorkerCrashed(crash) = &error else { panic!("{error:?}") };
         assert_eq!((crash.worker.pool().as_str(), &*crash.cause), ("p", cause));
         assert!(crash.call.is_some() && crash.running_for < Duration::from_secs(20), "{crash:?}");
-        // The zygote is given 10 ms to tell.
+        // The kernel may have had nothing to count.
         assert!(crash.peak_memory.is_none_or(|bytes| bytes > 1 << 20), "{crash:?}");
         py.await_ready(Duration::from_secs(20)).await.unwrap();
     }
     let error = py.call("bridge_helpers", "die", ("stderr",)).discard().await.unwrap_err();
     assert!(error.to_string().contains("the last words"), "{error}");
+    py.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn how_a_worker_ended_is_told_though_its_zygote_is_slow_to_say_so() {
+    let py = start([pool("p", 1)]).await;
+    let (worker, gate) = (py.workers().await[0].pid, Gate::new());
+    let held = tokio::spawn(py.call("bridge_helpers", "hold", (gate.path(), 1)).discard());
+    gate.held().await;
+    let zygote = Pid::from_raw(parent_of(worker).unwrap().cast_signed()).unwrap();
+    kill_process(zygote, Signal::STOP).unwrap();
+    kill(worker);
+    until("the death", || async { !is_alive(worker) }).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!held.is_finished(), "it was not waited for");
+    kill_process(zygote, Signal::CONT).unwrap();
+    let error = within("the call", held).await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("signal 9 (SIGKILL)"), "{error}");
     py.shutdown().await.unwrap();
 }
 

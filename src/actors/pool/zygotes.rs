@@ -203,9 +203,12 @@ impl PoolSupervisor {
             }
             return;
         }
-        // Nobody will tell of workers that it was asked for and did not report.
-        for member in self.workers.values().filter(|member| member.pid.is_none() && member.zygote == zygote) {
-            member.addr.do_send(worker::NeverForked { why: why.clone() });
+        // Nobody will tell of workers that it was asked for and did not report, nor how the others end.
+        for member in self.workers.values().filter(|member| member.zygote == zygote) {
+            match member.pid {
+                None => member.addr.do_send(worker::NeverForked { why: why.clone() }),
+                Some(_) => member.addr.do_send(worker::Orphaned),
+            }
         }
         // The workers of one that was replaced retire already.
         if zygote != self.zygotes.last {

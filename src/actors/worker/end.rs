@@ -2,7 +2,7 @@
 //!
 //! The pool hears of it before any caller does; bodies that were not begun go back to their sessions before that.
 
-use super::{Phase, WorkerActor};
+use super::{Phase, Sight, WorkerActor};
 use crate::actors::pool::{Died, StartFailed, TakingBack};
 use crate::actors::registry::WorkerLost;
 use crate::actors::request::Request;
@@ -12,8 +12,9 @@ use crate::rules::lane::Sent;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long the zygote may take to say how a worker ended, once its end was seen.
-const STATUS_WAIT: Duration = Duration::from_millis(10);
+/// How long the zygote may take to say how a worker ended, once its end was seen. On a busy machine it is late by
+/// tens of milliseconds; what starts the next worker is that same zygote, so that nothing waits for it in vain.
+pub(super) const STATUS_WAIT: Duration = Duration::from_millis(500);
 
 impl WorkerActor {
     /// Its exit was seen and its socket read to the end; how it ended may take a moment more.
@@ -21,7 +22,9 @@ impl WorkerActor {
         if let Some(exit) = self.exit {
             self.judge(exit);
         } else if let Phase::Starting | Phase::Serving = self.phase {
-            self.phase = Phase::Exited { judged_by: Instant::now() + STATUS_WAIT };
+            self.phase = Phase::Exited { judged_by: Instant::now() + self.status_wait };
+            // It would be found silent.
+            self.heart.stop();
             self.perform();
         }
     }
@@ -36,7 +39,7 @@ impl WorkerActor {
         self.watch = None;
         self.kill();
         self.heart.stop();
-        self.residency = None;
+        self.sight = Sight::Unasked;
         self.callbacks.drop_all();
         let death = self.lane.handle_exit(&self.begun());
         let stderr = self.output.stderr_tail();

@@ -1,14 +1,16 @@
 //! What a worker is told of its process: its pool's orders, and what the zygote and the kernel report.
 
-use super::{Phase, WorkerActor};
+use super::{Phase, Sight, WorkerActor};
 use crate::actors::pool::StartFailed;
 use crate::observe::Handled;
-use crate::process::{DeathWatch, Exit, Residency};
+use crate::process::{DeathWatch, Exit};
 use crate::wire::ToWorker;
 use actix::prelude::*;
+use rustix::io::Errno;
 use std::future::poll_fn;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Nothing runs there and nothing will: let it exit by itself.
 #[derive(Message)]
@@ -53,21 +55,23 @@ impl Handler<Kill> for WorkerActor {
 #[rtype(result = "()")]
 pub(crate) struct Forked {
     pub(crate) pid: u32,
-    pub(crate) pidfd: OwnedFd,
+    /// None: there was no room for it here.
+    pub(crate) pidfd: Option<OwnedFd>,
 }
 
 impl Handler<Forked> for WorkerActor {
     type Result = ();
 
     fn handle(&mut self, Forked { pid, pidfd }: Forked, ctx: &mut Context<Self>) {
-        if self.memory.is_limited() {
-            self.residency = Residency::open(pid).ok();
-        }
-        match DeathWatch::new(pidfd) {
+        match pidfd.ok_or_else(|| Errno::MFILE.into()).and_then(DeathWatch::new) {
             Ok(watch) => {
                 self.journal.note(Handled::Forked, None, None, || "watched");
                 let (watch, this) = (Arc::new(watch), ctx.address());
                 self.watch = Some(Arc::clone(&watch));
+                if self.memory.is_limited() {
+                    self.sight = Sight::Sought { pid };
+                    self.see_memory();
+                }
                 // A task of its own: the pump is polled with each message, and this but once.
                 actix_rt::spawn(async move {
                     poll_fn(|task| watch.poll_dead(task)).await;
@@ -78,7 +82,7 @@ impl Handler<Forked> for WorkerActor {
             // Without it its death would not be seen; the zygote still tells of it.
             Err(error) => {
                 self.journal.note(Handled::Forked, None, None, || format!("killed: it cannot be watched: {error}"));
-                self.distrust(format!("the host cannot watch it: {error}"));
+                self.kill_for(format!("the host cannot watch it: {error}"));
             }
         }
         if self.lifeline.is_none() {
@@ -134,6 +138,25 @@ impl Handler<Exited> for WorkerActor {
     fn handle(&mut self, Exited { exit }: Exited, _: &mut Context<Self>) {
         self.journal.note(Handled::Exited, None, None, || exit.to_string());
         self.exit = Some(exit);
+    }
+}
+
+/// Its zygote is gone: nobody will say how it ends.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Orphaned;
+
+impl Handler<Orphaned> for WorkerActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Orphaned, _: &mut Context<Self>) {
+        self.journal.note(Handled::Orphaned, None, None, || "its end is seen, its status is not");
+        self.status_wait = Duration::ZERO;
+        // One that cannot be watched was killed, and only the zygote would have told of its end.
+        let has_ended = matches!(self.phase, Phase::Exited { .. }) || self.watch.is_none();
+        if has_ended {
+            self.judge(Exit::UNKNOWN);
+        }
     }
 }
 

@@ -69,6 +69,7 @@ messages! {
         Closed = "socket closed",
         ExitSeen = "exit seen",
         Exited = "exited",
+        Orphaned = "orphaned",
         Judged = "judged",
         Retire = "retire",
         // To the registry.

@@ -177,6 +177,8 @@ async fn workers_outlive_their_zygote_and_end_by_their_lifelines() {
     assert!(why.contains("signal 9 (SIGKILL)"), "{why}");
     assert!(zygote.fork(&worker(1), 0).is_err());
     assert_eq!(ask(&mut link, "answer = 6 * 7").await, "42");
+    // Nor does it read of its end.
+    tell(&link, STUCK);
     drop(link);
     soon(DeathWatch::new(pidfd).expect("a watch")).await;
     marked.assert_gone_within(Duration::from_secs(1));

@@ -163,7 +163,7 @@ async fn next(events: &mut ZygoteEvents) -> ZygoteEvent {
 
 async fn forked(events: &mut ZygoteEvents) -> (WorkerId, u32, std::os::fd::OwnedFd) {
     match next(events).await {
-        ZygoteEvent::Forked { worker, pid, pidfd } => (worker, pid, pidfd),
+        ZygoteEvent::Forked { worker, pid, pidfd } => (worker, pid, pidfd.expect("there is room for it")),
         other => panic!("not forked but {other:?}"),
     }
 }

@@ -103,6 +103,15 @@ fn a_call_may_come_again_while_its_first_number_is_yet_to_be_passed() {
 }
 
 #[test]
+fn a_call_that_is_over_leaves_no_timer() {
+    let mut desk = Desk::new(1);
+    desk.grant_for(1, 1, Duration::from_secs(1));
+    assert_eq!(desk.lane.poll_timeout(), Some(desk.now + Duration::from_secs(1)));
+    desk.lane.handle_reply(1).expect("it is open");
+    assert_eq!((desk.lane.poll_timeout(), desk.lane.is_at_rest()), (None, true));
+}
+
+#[test]
 fn at_its_deadline_a_call_that_has_not_begun_is_answered_no_and_its_lease_ends_when_it_is_passed() {
     let mut desk = Desk::new(1);
     desk.grant_for(1, 1, Duration::from_secs(1));

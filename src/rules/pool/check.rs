@@ -2,6 +2,7 @@
 
 use super::call::{Stage, TakeBack, Target};
 use super::session::{self, Namespace, Sid};
+use super::timer::Timer;
 use super::{Pool, Purpose, Worker};
 use crate::id::{CallId, SessionKey, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,7 @@ impl Pool {
         self.check_calls();
         self.check_sessions();
         self.check_workers();
+        self.check_timers();
     }
 
     /// The lines whose turn may come.
@@ -134,6 +136,26 @@ impl Pool {
             if worker.keeps_state() && worker.has_room(self.rules.concurrency) {
                 assert!(worker.turns.is_empty(), "{place:?} has room for calls that wait for it");
                 assert!(!worker.is_open_to_all() || self.queue.any_turns.is_empty(), "{place:?} has room");
+            }
+        }
+    }
+
+    /// One whose call or worker is gone would wake the pool for nothing, and stay for as long as its time is.
+    fn check_timers(&self) {
+        for (at, timer) in self.timers.iter() {
+            match timer {
+                Timer::Wait(id) => {
+                    let set = self.calls.get(&id).and_then(|call| call.timer);
+                    assert_eq!(set, Some(at), "the timer of {id} is left");
+                }
+                Timer::Untaint(place)
+                | Timer::StartTimeout(place)
+                | Timer::Age(place)
+                | Timer::RetireGrace(place)
+                | Timer::Linger(place) => {
+                    assert!(self.workers.contains_key(&place), "{timer:?} is left");
+                }
+                Timer::BackOff(_) | Timer::DegradedTry | Timer::ShutdownGrace => {}
             }
         }
     }

@@ -45,6 +45,11 @@ impl Timers {
         });
     }
 
+    #[cfg(test)]
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Instant, Timer)> {
+        self.0.iter().copied()
+    }
+
     pub(super) fn next(&self) -> Option<Instant> {
         self.0.first().map(|(at, _)| *at)
     }

@@ -91,6 +91,13 @@ pub(super) fn expected(cell: &Cell) -> Expected {
 }
 
 #[test]
+fn a_cell_that_is_chosen_is_one_of_the_matrix() {
+    let Ok(choice) = std::env::var(super::CHOICE) else { return };
+    let all = [Affinity::Hint, Affinity::StrictQueue, Affinity::StrictFailFast].into_iter().flat_map(cells);
+    assert!(all.map(|cell| cell.to_string()).any(|cell| cell == choice), "no cell {choice}");
+}
+
+#[test]
 fn every_cell_is_matched_by_exactly_one_line() {
     for affinity in [Affinity::Hint, Affinity::StrictQueue, Affinity::StrictFailFast] {
         for cell in cells(affinity) {

@@ -13,37 +13,36 @@ use snakebridge::{Affinity, Call, PoolConfig, PyRef, PyStream, Result, Session, 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+/// The name of the cell to play.
+const CHOICE: &str = "SNAKEBRIDGE_CELL";
 /// Of calls whose worker is stopped. A cell counts only if the worker was stopped well before.
 const DEADLINE: Duration = Duration::from_millis(60);
 const WELL_BEFORE: Duration = Duration::from_millis(10);
 const GRACE: Duration = Duration::from_millis(100);
-/// How often the machine may be too busy for that, or for the zygote to say in time how a worker ended.
+/// How often the machine may be too busy for that.
 const ATTEMPTS: usize = 50;
 /// More wrong cells say nothing new.
 const MOST_TOLD: usize = 10;
 const FOREVER: Duration = Duration::from_secs(3_600);
 
 #[test]
-#[ignore = "by hand until it has run whole beside all others: `cargo test --test it matrix:: -- --ignored`"]
 fn a_death_in_any_phase_has_the_outcome_of_the_table_under_hint() {
     matrix(Affinity::Hint);
 }
 
 #[test]
-#[ignore = "by hand until it has run whole beside all others: `cargo test --test it matrix:: -- --ignored`"]
 fn a_death_in_any_phase_has_the_outcome_of_the_table_under_strict_queue() {
     matrix(Affinity::StrictQueue);
 }
 
 #[test]
-#[ignore = "by hand until it has run whole beside all others: `cargo test --test it matrix:: -- --ignored`"]
 fn a_death_in_any_phase_has_the_outcome_of_the_table_under_strict_fail_fast() {
     matrix(Affinity::StrictFailFast);
 }
 
 /// On one thread with the bridge, which sees nothing of a death while a cell waits for that.
 fn matrix(affinity: Affinity) {
-    let only = std::env::var("SNAKEBRIDGE_CELL").ok();
+    let only = std::env::var(CHOICE).ok();
     let cells = cells(affinity).into_iter().filter(|cell| only.as_ref().is_none_or(|only| *only == cell.to_string()));
     actix_rt::System::new().block_on(async {
         let mut bench = Bench::start().await;
@@ -51,7 +50,7 @@ fn matrix(affinity: Affinity) {
         for cell in cells {
             let began = Instant::now();
             if let Err(what) = bench.run(&cell).await {
-                wrong.push(format!("{what}\n    SNAKEBRIDGE_CELL={cell} cargo test --test it matrix"));
+                wrong.push(format!("{what}\n    {CHOICE}={cell} cargo test --test it matrix"));
                 // One that hangs is enough; else the next begins anew, whatever this one has left.
                 if began.elapsed() >= SOON || wrong.len() == MOST_TOLD {
                     break;
@@ -165,12 +164,6 @@ impl Bench {
             }
         }
         journal.go_on();
-        if outcome.as_ref().is_err_and(|(error, _)| error.to_string().contains("exit status unknown")) {
-            // The zygote was too late to say how its worker ended.
-            self.whole(None).await;
-            session.release().await.map_err(|error| error.to_string())?;
-            return Ok(false);
-        }
         let resumed = (cell.death == "stop" && !expected.dies).then_some(pid);
         let found = match &outcome {
             Ok((values, _)) => {
