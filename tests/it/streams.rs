@@ -98,6 +98,11 @@ async fn objects_in_a_stream_are_refs_that_are_freed_as_others_are() {
     assert_eq!(live().await, 40);
     drop(objects);
     until("freed objects", || async { live().await == 0 }).await;
+    // So slow that the thread which looks after streams sees each batch.
+    let objects: Vec<PyRef> = opened::<PyRef>(&py, "objects", (5, 0.02)).await.try_collect().await.unwrap();
+    assert_eq!(live().await, 5);
+    drop(objects);
+    until("freed objects", || async { live().await == 0 }).await;
     py.shutdown().await.unwrap();
 }
 

@@ -59,8 +59,10 @@ def unsendable():
     yield 4
 
 
-def objects(count):
+def objects(count, pause=0.0):
     for _ in range(count):
+        if pause:
+            time.sleep(pause)
         yield bridge_helpers.Tracked()
 
 

@@ -229,16 +229,20 @@ class Flusher:
         idle = 0
         while self._wake.wait():
             time.sleep(SLICE)
-            under_way = list(self._under_way)
-            for filled in under_way:
-                self._flush(filled)
-            idle = 0 if under_way else idle + 1
+            idle = 0 if self._flush_all() else idle + 1
             if idle >= _IDLE:
                 idle = 0
                 self._wake.clear()
                 # One that came in between saw that somebody was awake.
                 if self._under_way:
                     self._wake.set()
+
+    def _flush_all(self) -> bool:
+        """Whether there was anything to look at. It is not in a frame that lives on, which would keep the items."""
+        under_way = list(self._under_way)
+        for filled in under_way:
+            self._flush(filled)
+        return bool(under_way)
 
     def _flush(self, filled: _UnderWay) -> None:
         if not filled.is_old:
