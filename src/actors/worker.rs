@@ -10,12 +10,14 @@ mod end;
 mod force;
 mod journal;
 mod life;
+mod panic;
 mod polling;
 mod replies;
 mod vitals;
 
 pub(crate) use calls::{Abandon, Distrust, DropTakeBack, Free, Run, TakeBack};
 pub(crate) use life::{Exited, Forked, Kill, NeverForked, Orphaned, Retire, Stop};
+pub(crate) use panic::PoolPanicked;
 
 use super::outbox::Outbox;
 use super::pool::{LeaseOver, PoolSupervisor, Started, TaintWorker, TakingBack};
@@ -35,6 +37,7 @@ use crate::rules::memory::Memory;
 use crate::wire::{Ended, FromWorker, PROTOCOL};
 use actix::prelude::*;
 use callbacks::{Callbacks, HostCall};
+use panic::InHand;
 use polling::{Look, Polling};
 use std::collections::BTreeMap;
 use std::io;
@@ -86,6 +89,12 @@ pub(crate) struct WorkerActor {
     violation: Option<Arc<str>>,
     /// Why it is being killed, if its exit would not say.
     killed_for: Option<String>,
+    /// The supervisor of its pool has panicked, and knows of no call here any more.
+    is_void: bool,
+    /// The pool has been told that it is gone.
+    is_told: bool,
+    /// A call of which a panic would leave nothing but this.
+    in_hand: Option<InHand>,
     pool: Addr<PoolSupervisor>,
     registry: Addr<Registry>,
     journal: Journal,
@@ -110,6 +119,11 @@ enum Phase {
         judged_by: Instant,
     },
     Judged,
+    /// This actor has panicked and its process is killed; calls wait until it is certain which had begun.
+    Panicked {
+        /// None: they are answered.
+        answered_by: Option<Instant>,
+    },
 }
 
 /// How its memory is looked at.
@@ -185,6 +199,9 @@ impl WorkerActor {
             start_failure: None,
             violation: None,
             killed_for: None,
+            is_void: false,
+            is_told: false,
+            in_hand: None,
             pool,
             registry,
             journal,
@@ -245,6 +262,7 @@ impl WorkerActor {
         }
         let judged_by = match self.phase {
             Phase::Exited { judged_by } => Some(judged_by),
+            Phase::Panicked { answered_by } => answered_by,
             Phase::Starting | Phase::Serving | Phase::Judged => None,
         };
         let next = [self.lane.poll_timeout(), self.heart.poll_timeout(), self.memory.poll_timeout(), judged_by];
@@ -252,7 +270,7 @@ impl WorkerActor {
     }
 
     fn answer(&mut self, call: CallId, verdict: Verdict) {
-        let Some(request) = self.requests.remove(&call) else { return };
+        let Some(mut request) = self.requests.remove(&call) else { return };
         let ran = |began| if began { Ran::Maybe } else { Ran::No };
         request.promise.answer(Err(match verdict {
             Verdict::Timeout { timeout, began } => Error::Timeout { timeout, ran: ran(began) },
@@ -260,36 +278,52 @@ impl WorkerActor {
         }));
     }
 
-    fn send_back(&self, request: Box<Request>) {
+    fn send_back(&self, mut request: Box<Request>) {
+        request.promise.came_back();
+        request.sent = None;
         request.hold.actor.clone().do_send(CameBack(request));
     }
 
-    fn lease_over(&self, call: CallId, pins_made: usize) {
+    fn lease_over(&mut self, call: CallId, pins_made: usize) {
+        self.in_hand = None;
         self.pool.do_send(LeaseOver { call, worker: self.id.clone(), pins_made, is_answer: true });
     }
 
     fn run(&mut self, mut request: Box<Request>, on: Option<CallId>) {
         let call = request.call;
-        if self.phase == Phase::Judged {
-            self.journal.note(Handled::Run, Some(call), Some(request.hold.key()), || "sent back: it is gone");
-            self.send_back(request);
-            self.pool.do_send(TakingBack::Passed { call, worker: self.id.clone() });
-            return;
+        self.in_hand = Some(InHand::Coming(call));
+        match self.phase {
+            Phase::Judged => {
+                self.journal.note(Handled::Run, Some(call), Some(request.hold.key()), || "sent back: it is gone");
+                self.send_back(request);
+                self.pool.do_send(TakingBack::Passed { call, worker: self.id.clone() });
+                self.in_hand = None;
+                return;
+            }
+            Phase::Panicked { .. } => {
+                self.journal.note(Handled::Run, Some(call), Some(request.hold.key()), || "kept: it is killed");
+                self.requests.insert(call, request);
+                self.in_hand = None;
+                return;
+            }
+            Phase::Starting | Phase::Serving | Phase::Exited { .. } => {}
         }
         let session = request.hold.key().clone();
         let now = Instant::now();
         let (tree, deadline, timeout) = (request.tree(), request.deadline, request.timeout);
         let may_rerun = request.idempotent && request.ticket().may_rerun(self.affinity);
         let sent = self.lane.handle_granted(Granted { call, session, tree, on, deadline, timeout, may_rerun });
-        self.journal.note(Handled::Run, Some(call), Some(request.hold.key()), || journal::sent(sent));
-        let outcome = sent.map_or(Ok(()), |sent| self.outbox.send_call(&request, sent, &self.page));
-        self.look_for_answers();
         request.sent = sent.map(|sent| (now, sent));
-        self.requests.insert(call, request);
+        // What the lane knows is among the requests, whatever comes.
+        let request = self.requests.entry(call).or_insert(request);
+        self.journal.note(Handled::Run, Some(call), Some(request.hold.key()), || journal::sent(sent));
+        let outcome = sent.map_or(Ok(()), |sent| self.outbox.send_call(request, sent, &self.page));
+        self.look_for_answers();
         if let Err(error) = outcome {
             self.unsendable(call, &error);
         }
         self.perform();
+        self.in_hand = None;
     }
 
     /// Something that the worker will answer was sent.
@@ -301,7 +335,7 @@ impl WorkerActor {
 
     /// There is no memory for the body of a call: it is refused, and passed by the worker.
     fn unsendable(&mut self, call: CallId, error: &io::Error) {
-        if let Some(request) = self.requests.remove(&call) {
+        if let Some(mut request) = self.requests.remove(&call) {
             let what = format!("the host has no memory for the arguments: {error}");
             request.promise.answer(Err(Error::internal(what, Ran::No)));
         }
@@ -379,6 +413,7 @@ impl WorkerActor {
                 }
                 self.note_answered(seq);
                 let replied = self.lane.handle_reply(seq).map_err(|violation| format!("{violation:?}"))?;
+                self.in_hand = Some(InHand::Answered(replied.call));
                 self.note_reply(seq, &replied, ended);
                 let outcome = self.own(refs).map_err(Untaken::from).and_then(|refs| match self.body(body, inline) {
                     Ok(body) => Ok(self.replied(replied.call, ended, body, refs)?),
@@ -389,7 +424,7 @@ impl WorkerActor {
                 });
                 let Err(untaken) = outcome else { return Ok(()) };
                 self.lease_over(replied.call, 0);
-                if let Some(request) = self.requests.remove(&replied.call) {
+                if let Some(mut request) = self.requests.remove(&replied.call) {
                     request.promise.answer(Err(match &untaken {
                         Untaken::Broken(what) => {
                             let (worker, what) = (self.id.clone(), what.as_str().into());
@@ -475,6 +510,11 @@ impl OnTimer for WorkerActor {
         {
             self.judge(Exit::UNKNOWN);
         }
+        if let Phase::Panicked { answered_by: Some(answered_by) } = self.phase
+            && answered_by <= now
+        {
+            self.answer_unseen();
+        }
         self.perform();
     }
 }
@@ -492,6 +532,13 @@ impl ActorFuture<WorkerActor> for Pump {
         task: &mut TaskContext<'_>,
     ) -> Poll<()> {
         if actor.phase == Phase::Judged {
+            return Poll::Ready(());
+        }
+        if let Phase::Panicked { .. } = actor.phase {
+            if actor.exit.is_none() && !actor.exit_seen {
+                return Poll::Pending;
+            }
+            actor.judge_after_panic();
             return Poll::Ready(());
         }
         while let Err((call, error)) = actor.outbox.poll_flush(task, &actor.requests, &actor.page) {

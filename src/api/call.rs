@@ -607,6 +607,7 @@ impl Draft {
             promise,
             idempotent,
             sent: None,
+            era: 0,
         })));
         Ok(Waiting { call, answer, parts, early: None, place, actor, over: false })
     }

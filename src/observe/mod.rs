@@ -1,6 +1,8 @@
 //! Who is told of lifecycle facts: subscribers and event streams; and the log of what actors handle.
 
 mod events;
+#[cfg(test)]
+pub(crate) mod fault;
 mod messages;
 mod witness;
 

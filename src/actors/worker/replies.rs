@@ -88,7 +88,7 @@ impl WorkerActor {
                 Err(error)
             }
         };
-        if let Some(request) = self.requests.remove(&call) {
+        if let Some(mut request) = self.requests.remove(&call) {
             request.promise.answer(answer);
         }
         Ok(())
@@ -104,7 +104,7 @@ impl WorkerActor {
         if !hold.admit_refs(refs.len()) {
             // The answer is this error; what comes behind it goes to nobody.
             let limit = Error::RefLimit { session: hold.id().clone(), limit: hold.state.max_refs, ran: Ran::Yes };
-            if let Some(request) = self.requests.remove(&call) {
+            if let Some(mut request) = self.requests.remove(&call) {
                 request.promise.answer(Err(limit));
             }
             self.free(refs);
