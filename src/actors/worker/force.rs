@@ -14,15 +14,24 @@ impl WorkerActor {
         }
     }
 
+    /// Writes the interrupt word of a call; `false` where that stands for another which is to end as well.
+    pub(super) fn tell_to_end(&self, seq: u64) -> bool {
+        let other = self.page.interrupted(seq);
+        if other != seq && self.lane.is_overdue(other) && !mutant!("interrupt.word_is_shared") {
+            return false;
+        }
+        self.page.interrupt(seq);
+        true
+    }
+
     /// Has an exception raised in a call that has begun.
     pub(super) fn interrupt(&self, seq: u64) {
-        let other = self.page.interrupted(seq);
-        if other != seq && self.lane.is_overdue(other) {
+        let is_first = self.page.interrupted(seq) != seq;
+        if !self.tell_to_end(seq) {
             return;
         }
-        if other != seq {
+        if is_first {
             self.note_interrupted(seq);
-            self.page.interrupt(seq);
         }
         if let Some(watch) = self.watch.as_ref().filter(|_| !mutant!("interrupt.without_signal")) {
             // It may be gone already.
