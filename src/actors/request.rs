@@ -51,7 +51,12 @@ pub(crate) struct Request {
     pub(crate) sent: Option<(Instant, Sent)>,
     /// Which start of its pool it was submitted to.
     pub(crate) era: u64,
+    /// Done about a value that comes when nobody waits for it any more.
+    pub(crate) if_unheard: Option<IfUnheard>,
 }
+
+/// It ends what that value has left open.
+pub(crate) type IfUnheard = Box<dyn FnOnce() + Send + Sync>;
 
 impl Request {
     /// The root call of the tree that it was made in; none outside of callbacks and of `on_home`.
@@ -118,6 +123,7 @@ impl Drop for Request {
             idempotent: false,
             sent: None,
             era: self.era,
+            if_unheard: None,
         };
         self.hold.actor.do_send(CameBack(Box::new(shell)));
     }

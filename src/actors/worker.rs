@@ -22,7 +22,7 @@ pub(crate) use panic::PoolPanicked;
 use super::outbox::Outbox;
 use super::pool::{LeaseOver, PoolSupervisor, Started, TaintWorker, TakingBack};
 use super::registry::Registry;
-use super::request::Request;
+use super::request::{IfUnheard, Request};
 use super::session::CameBack;
 use super::timer::{OnTimer, Timer, epoch};
 use crate::config::{Affinity, PoolConfig, bounded};
@@ -67,6 +67,8 @@ pub(crate) struct WorkerActor {
     memory: Memory,
     sight: Sight,
     requests: BTreeMap<CallId, Box<Request>>,
+    /// Of calls that were answered before the worker did.
+    unheard: BTreeMap<CallId, IfUnheard>,
     /// When each entry last answered a call that did not run on top of another.
     answered_at: Vec<Instant>,
     callbacks: Callbacks,
@@ -186,6 +188,7 @@ impl WorkerActor {
             memory: Memory::new(config.into(), epoch()),
             sight: Sight::Unasked,
             requests: BTreeMap::new(),
+            unheard: BTreeMap::new(),
             answered_at: vec![epoch(); config.concurrency],
             callbacks: Callbacks::default(),
             inbox: vec![0; MESSAGE_LIMIT],
@@ -246,6 +249,7 @@ impl WorkerActor {
                     self.pool.do_send(TakingBack::Passed { call, worker: self.id.clone() });
                 }
                 LaneAction::Over { call } => {
+                    self.unheard.remove(&call);
                     let worker = self.id.clone();
                     self.pool.do_send(LeaseOver { call, worker, pins_made: 0, is_answer: false });
                 }
@@ -271,6 +275,9 @@ impl WorkerActor {
 
     fn answer(&mut self, call: CallId, verdict: Verdict) {
         let Some(mut request) = self.requests.remove(&call) else { return };
+        if let Some(done) = request.if_unheard.take() {
+            self.unheard.insert(call, done);
+        }
         let ran = |began| if began { Ran::Maybe } else { Ran::No };
         request.promise.answer(Err(match verdict {
             Verdict::Timeout { timeout, began } => Error::Timeout { timeout, ran: ran(began) },

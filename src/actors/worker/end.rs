@@ -43,6 +43,7 @@ impl WorkerActor {
         self.heart.stop();
         self.sight = Sight::Unasked;
         self.callbacks.drop_all();
+        self.unheard.clear();
         let death = self.lane.handle_exit(&self.begun());
         let stderr = self.output.stderr_tail();
         self.note_death(exit, &death);

@@ -32,6 +32,7 @@ impl Supervised for WorkerActor {
         self.journal.note(Handled::Panicked, None, None, || format!("killed; calls: {}", self.requests.len()));
         self.timer = Timer::start(ctx);
         self.callbacks.drop_all();
+        self.unheard.clear();
         self.heart.stop();
         self.sight = Sight::Unasked;
         if !self.is_told {

@@ -58,9 +58,15 @@ impl WorkerActor {
     ) -> Result<(), String> {
         // Its caller was answered before, or has left.
         let Some(request) = self.requests.get(&call).filter(|request| !request.promise.is_abandoned()) else {
-            self.requests.remove(&call);
+            let request = self.requests.remove(&call);
+            let unheard = self.unheard.remove(&call).or_else(|| request?.if_unheard.take());
             self.free(refs);
             self.lease_over(call, 0);
+            if let (Ended::Value, Some(done)) = (ended, unheard)
+                && !mutant!("entry.is_unheard")
+            {
+                done();
+            }
             return Ok(());
         };
         let hold = Arc::clone(&request.hold);
