@@ -202,7 +202,7 @@ impl Inner {
 
 fn wake(wakers: Vec<Waker>) {
     for waker in wakers {
-        waker.wake();
+        let _panicked = super::of_listener(|| waker.wake());
     }
 }
 
