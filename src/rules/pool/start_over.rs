@@ -126,6 +126,7 @@ fn is_still_true(action: &Action) -> bool {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "any moment will do to count from")]
 mod tests {
     use super::super::{PoolRules, Purpose, Refusal, Ticket};
     use super::*;
