@@ -281,6 +281,14 @@ facts! {
         /// For how many milliseconds at least; more than 250.
         for_ms: u64,
     }
+    /// An actor of the bridge panicked, and went on: a bug in snakebridge. The calls that it lost with that have
+    /// ended in [`Internal`](crate::Error::Internal).
+    ActorPanicked = "snakebridge.actor.panicked" {
+        /// Which, e.g. `session user_42`, `pool strict_pool`, `worker strict_pool/1#3`, `registry`.
+        actor: String,
+        /// What the panic said.
+        what: String,
+    }
     /// The bridge has stopped; nothing of it is left.
     BridgeStopped = "snakebridge.bridge.stopped" {}
 }

@@ -1,5 +1,6 @@
 //! For tests only: a bridge without a pool, on the arbiter of the test.
 
+use super::contained::{self, Teller};
 use super::core::{Core, Life};
 use super::directory::Directory;
 use super::hold::Hold;
@@ -7,8 +8,8 @@ use super::registry::Registry;
 use super::request::Reply;
 use crate::config::{Affinity, Config, LogLevel, MessageLogLevel, SessionOptions};
 use crate::id::{PoolName, RefId, WorkerId};
-use crate::observe::{Events, Messages, Observers};
-use actix::{Actor, Arbiter};
+use crate::observe::{Events, Messages, Observers, Who};
+use actix::Arbiter;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -17,7 +18,8 @@ pub(crate) fn bridge() -> Arc<Life> {
     let messages = Messages::new(MessageLogLevel::default());
     let observers = Observers { events: Events::new(), messages, call_events: false };
     let directory = Arc::new(Directory::new(&config));
-    let registry = Registry::create({
+    let teller = Teller { events: observers.events.clone(), who: Who::Registry };
+    let registry = contained::create(teller, {
         let (directory, observers) = (Arc::clone(&directory), observers.clone());
         move |ctx| Registry::new(directory, observers, LogLevel::Off, None, ctx)
     });

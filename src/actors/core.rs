@@ -5,11 +5,11 @@ use super::functions::Functions;
 use super::pool::{Leave, PoolSupervisor, Shutdown};
 use super::registry::{Close, Registry};
 use crate::config::{Config, PoolConfig};
-use crate::error::{Error, Result};
+use crate::error::{Error, Ran, Result};
 use crate::event::Fact;
 use crate::id::{CallId, PoolName};
 use crate::observe::Observers;
-use actix::Addr;
+use actix::{Actor, Addr, Context, Handler, Message};
 use actix_rt::{Arbiter, ArbiterHandle};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -69,6 +69,26 @@ impl Drop for WindingUp {
 pub(crate) struct PoolEntry {
     pub(crate) addr: Addr<PoolSupervisor>,
     pub(crate) config: Arc<PoolConfig>,
+}
+
+/// How often an actor is asked that panics each time.
+const MOST_ASKED: usize = 3;
+
+/// Asks now, and once more where a panic has lost the message. Resolves, too, when the arbiter of the actor has gone.
+fn surely<A, M>(actor: &Addr<A>, message: fn() -> M) -> impl Future<Output = ()> + use<A, M>
+where
+    A: Actor<Context = Context<A>> + Handler<M>,
+    M: Message<Result = ()> + Send + 'static,
+{
+    let (actor, first) = (actor.clone(), actor.send(message()));
+    async move {
+        let mut asked = 1;
+        let mut answer = first.await;
+        while answer.is_err() && actor.connected() && asked < MOST_ASKED {
+            answer = actor.send(message()).await;
+            asked += 1;
+        }
+    }
 }
 
 impl Core {
@@ -141,6 +161,14 @@ impl Core {
         }
     }
 
+    /// Why a question to an actor has no answer.
+    pub(crate) fn unanswered(&self) -> Error {
+        match self.is_stopping() {
+            true => Error::ShuttingDown { ran: Ran::No },
+            false => Error::internal("the actor that was asked panicked, or its thread has ended", Ran::Maybe),
+        }
+    }
+
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
     }
@@ -157,12 +185,11 @@ impl Core {
 
     /// Pools first, so that calls which wait hear of the shutdown and not of the end of their session.
     async fn wind_up(&self) {
-        let pools: Vec<_> = self.pools.values().map(|pool| pool.addr.send(Shutdown)).collect();
+        let pools: Vec<_> = self.pools.values().map(|pool| surely(&pool.addr, || Shutdown)).collect();
         let sessions = self.directory.close();
         futures::future::join_all(pools).await;
         sessions.ended().await;
-        // A mailbox error means that the registry's arbiter has gone already.
-        let _closed = self.registry.send(Close).await;
+        surely(&self.registry, || Close).await;
         for pool in self.pools.values() {
             pool.addr.do_send(Leave);
         }

@@ -3,6 +3,7 @@
 //! A call needs the actor of its session before it can send a message, so this is no actor. The lock
 //! is held for a look-up; nothing waits for anything under it.
 
+use super::contained::{self, Teller};
 use super::core::Life;
 use super::hold::{Hold, SessionState};
 use super::registry::{Registry, Wake};
@@ -11,9 +12,9 @@ use crate::config::{Config, SessionOptions, bounded};
 use crate::error::{Error, Ran, Result};
 use crate::event::{EndReason, Fact};
 use crate::id::{SessionId, SessionKey};
-use crate::observe::log;
+use crate::observe::{Who, log};
 use crate::rules::session::{SessionAction, Sessions};
-use actix::{Actor, Addr};
+use actix::Addr;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -118,7 +119,8 @@ impl Directory {
         let core = &life.core;
         let shell =
             SessionActor::new(Arc::clone(&state), core.registry.clone(), core.observers.messages.clone(), alive);
-        let actor = SessionActor::start_in_arbiter(&core.arbiter, move |_| shell);
+        let teller = Teller { events: core.observers.events.clone(), who: Who::Session(id.clone()) };
+        let actor = contained::start_in_arbiter(&core.arbiter, teller, move |_| shell);
         let hold = Arc::new(Hold { state: Arc::clone(&state), actor: actor.clone(), life: Arc::clone(life) });
         inner.by_id.insert(id.clone(), Entry { state, actor, hold: Arc::downgrade(&hold) });
         inner.end_due();
@@ -215,7 +217,7 @@ impl Inner {
     fn end(&mut self, key: &SessionKey, reason: EndReason, done: Option<oneshot::Sender<()>>) -> bool {
         let lives = self.by_id.get(key.id()).is_some_and(|entry| entry.state.key == *key);
         if let Some(entry) = lives.then(|| self.by_id.remove(key.id())).flatten() {
-            entry.state.set_ended();
+            entry.state.set_ended(reason);
             self.sessions.handle_ended(key);
             entry.actor.do_send(End { reason, done });
             self.ending.insert(key.id().clone(), (key.clone(), entry.actor));

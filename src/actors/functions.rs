@@ -559,8 +559,8 @@ mod tests {
 
         // The objects of a session that has ended live while a call of it runs; those of another do not.
         let other = Caller { life: Arc::clone(&caller.life), hold: bare::session(&caller.life, "t") };
-        caller.hold.state.set_ended();
-        other.hold.state.set_ended();
+        caller.hold.state.set_ended(crate::event::EndReason::Released);
+        other.hold.state.set_ended(crate::event::EndReason::Released);
         assert!(call(caller.object(5, 0)).is_ok());
         assert_eq!(call(other.object(6, 0)).expect_err("its session has ended").code(), "ref_not_found");
     }

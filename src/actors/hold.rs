@@ -6,14 +6,15 @@ use super::scope;
 use super::session::SessionActor;
 use crate::config::{OnWorkerLost, SessionOptions};
 use crate::error::{Error, Result};
+use crate::event::EndReason;
 use crate::id::{RefId, SessionId, SessionKey, WorkerId};
 use crate::value::{PyRef, RefOwner};
 use actix::Addr;
 use futures::future::BoxFuture;
 use std::any::Any;
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// A session in use. When the last clone of the `Arc` goes, an automatic session ends and an explicit
 /// one starts to age.
@@ -54,7 +55,7 @@ pub(crate) struct SessionState {
     pub(crate) on_home: Option<OnHome>,
     /// Refs that Rust holds or is about to: exact, since the Registry may be a moment late.
     refs: AtomicUsize,
-    ended: AtomicBool,
+    ended: OnceLock<EndReason>,
 }
 
 impl SessionState {
@@ -67,16 +68,21 @@ impl SessionState {
             max_refs,
             on_home: options.on_home.clone(),
             refs: AtomicUsize::new(0),
-            ended: AtomicBool::new(false),
+            ended: OnceLock::new(),
         }
     }
 
     pub(crate) fn has_ended(&self) -> bool {
-        self.ended.load(Ordering::Acquire)
+        self.ended().is_some()
     }
 
-    pub(crate) fn set_ended(&self) {
-        self.ended.store(true, Ordering::Release);
+    pub(crate) fn ended(&self) -> Option<EndReason> {
+        self.ended.get().copied()
+    }
+
+    /// It ends once.
+    pub(crate) fn set_ended(&self, reason: EndReason) {
+        let _again = self.ended.set(reason);
     }
 
     pub(crate) fn refs(&self) -> usize {

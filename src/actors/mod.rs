@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 pub(crate) mod bare;
+pub(crate) mod contained;
 pub(crate) mod core;
 pub(crate) mod directory;
 pub(crate) mod functions;

@@ -3,12 +3,14 @@
 //! The messages that it accepts stand in a file for each kind of sender.
 
 mod journal;
+mod panic;
 mod reports;
 mod sessions;
 mod users;
 mod workers;
 mod zygotes;
 
+pub(crate) use panic::SessionsTold;
 pub(crate) use reports::{HomeOf, Homes, Workers};
 pub use reports::{PoolReport, PoolStatus};
 pub(crate) use sessions::{Forget, LeaseReturned, RebuildFailed, Rebuilt, Reset, Submit, Withdrawn};
@@ -20,8 +22,9 @@ pub(crate) use workers::{
 
 pub(crate) use zygotes::Reload;
 
+use super::contained::{self, Teller};
 use super::registry::Registry;
-use super::session::{Forgotten, Granted, Refused, SessionActor};
+use super::session::{Forgotten, Grant, Granted, Refused, SessionActor};
 use super::timer::{OnTimer, Timer};
 use super::worker::{self, Listeners, WorkerActor};
 use crate::config::{PoolConfig, bounded};
@@ -65,6 +68,10 @@ pub struct PoolSupervisor {
     settling: Vec<oneshot::Sender<Result<()>>>,
     when_stopped: Vec<oneshot::Sender<()>>,
     has_stopped: bool,
+    /// It has started over, and sessions may still send requests of before to these workers, which are gone.
+    closing: Option<Vec<WorkerId>>,
+    /// How often it has.
+    era: u64,
     tie: Tie,
     size: usize,
     finished: u64,
@@ -137,6 +144,8 @@ impl PoolSupervisor {
             settling: Vec::new(),
             when_stopped: Vec::new(),
             has_stopped: false,
+            closing: None,
+            era: 0,
             tie: Tie::Lifeline,
             finished: 0,
             deaths: 0,
@@ -150,7 +159,8 @@ impl PoolSupervisor {
             match action {
                 Action::Grant { call, session, worker, on, rebuild } => {
                     let addr = self.workers[&worker].addr.clone();
-                    self.tell(&session, Granted { call, worker, addr, on, rebuild });
+                    let lender = Some(ctx.address());
+                    self.tell(&session, Granted(Grant { call, worker, addr, on, rebuild, lender }));
                 }
                 Action::Refuse { call, session, refusal } => {
                     self.tell(&session, Refused { call, refusal });
@@ -160,11 +170,7 @@ impl PoolSupervisor {
                 Action::Start { worker } => self.start_worker(worker, ctx),
                 Action::Stop { worker } => self.order(&worker, worker::Stop),
                 Action::Kill { worker } => self.kill(worker, ctx),
-                Action::LeasesClosed { worker } => {
-                    self.order(&worker, worker::Retire);
-                    self.workers.remove(&worker);
-                    self.let_zygotes_go();
-                }
+                Action::LeasesClosed { worker } => self.close(worker),
                 Action::Forgotten { session, namespace } => {
                     self.tell(&session, Forgotten { pool: self.config.name.clone(), namespace });
                     self.sessions.remove(&session);
@@ -304,7 +310,8 @@ impl PoolSupervisor {
             messages: self.observers.messages.clone(),
         };
         let worker = id.clone();
-        let addr = WorkerActor::create(move |ctx| WorkerActor::new(worker, link, ids, &config, listeners, ctx));
+        let teller = Teller { events: self.observers.events.clone(), who: Who::Worker(id.clone()) };
+        let addr = contained::create(teller, move |ctx| WorkerActor::new(worker, link, ids, &config, listeners, ctx));
         let member = Member {
             addr,
             zygote: self.zygotes.last,
@@ -334,6 +341,16 @@ impl PoolSupervisor {
         }
         self.perform(ctx);
         self.timer.wake();
+    }
+
+    /// No request can be on its way to that worker.
+    fn close(&mut self, worker: WorkerId) {
+        if let Some(closing) = &mut self.closing {
+            return closing.push(worker);
+        }
+        self.order(&worker, worker::Retire);
+        self.workers.remove(&worker);
+        self.let_zygotes_go();
     }
 
     fn kill(&mut self, worker: WorkerId, ctx: &mut Context<Self>) {
@@ -414,7 +431,10 @@ impl Actor for PoolSupervisor {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         self.hear(Handled::Open);
-        self.rules.start(Instant::now());
+        // Also after a panic, which may have been in the first start.
+        if !self.is_stopping() {
+            self.rules.start(Instant::now());
+        }
         self.perform(ctx);
     }
 }

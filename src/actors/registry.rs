@@ -101,6 +101,15 @@ impl Actor for Registry {
     }
 }
 
+impl Supervised for Registry {
+    /// Of the message that was lost it may not know some refs, which then live as long as their worker.
+    fn restarting(&mut self, ctx: &mut Context<Self>) {
+        self.journal.note(Handled::Panicked, None, None, || "goes on");
+        self.timer = Timer::start(ctx);
+        self.expiry = self.directory.expire(Instant::now());
+    }
+}
+
 impl OnTimer for Registry {
     fn on_timer(&mut self, _: &mut Context<Self>) {
         let now = Instant::now();

@@ -3,6 +3,7 @@
 use super::hold::Hold;
 use super::pool::{DistrustWorker, PoolSupervisor};
 use super::scope::{Scope, Tree};
+use super::session::CameBack;
 use super::worker::WorkerActor;
 use crate::config::Affinity;
 use crate::error::{Crash, Error, Ran, Result};
@@ -20,7 +21,8 @@ use tokio::sync::{mpsc, oneshot};
 
 /// One call, with all that it needs to run and to be answered.
 ///
-/// It lies with its `SessionActor` until a pool grants it, then with a `WorkerActor`.
+/// It lies with its `SessionActor` until a pool grants it, then with a `WorkerActor`. Should one of these panic
+/// while it has it in hand, its session gets an empty shell of it.
 pub(crate) struct Request {
     pub(crate) call: CallId,
     pub(crate) pool: PoolName,
@@ -47,7 +49,14 @@ pub(crate) struct Request {
     pub(crate) idempotent: bool,
     /// When and how it was sent to the worker that has it.
     pub(crate) sent: Option<(Instant, Sent)>,
+    /// Which start of its pool it was submitted to.
+    pub(crate) era: u64,
+    /// Done about a value that comes when nobody waits for it any more.
+    pub(crate) if_unheard: Option<IfUnheard>,
 }
+
+/// It ends what that value has left open.
+pub(crate) type IfUnheard = Box<dyn FnOnce() + Send + Sync>;
 
 impl Request {
     /// The root call of the tree that it was made in; none outside of callbacks and of `on_home`.
@@ -86,6 +95,40 @@ impl Request {
     }
 }
 
+impl Drop for Request {
+    /// A grant of it may be under way, and would wait at its session for a body that never comes. The shell stands
+    /// for it, as a call whose caller has left.
+    fn drop(&mut self) {
+        if !std::thread::panicking() || self.promise.is_answered() || mutant!("request.leaves_no_shell") {
+            return;
+        }
+        let shell = Self {
+            call: self.call,
+            pool: self.pool.clone(),
+            pool_addr: self.pool_addr.clone(),
+            purpose: self.purpose,
+            made_in: self.made_in.take(),
+            affinity: self.affinity,
+            pinned_to: self.pinned_to.take(),
+            uses_namespace: self.uses_namespace,
+            deadline: self.deadline,
+            timeout: self.timeout,
+            queue_timeout: self.queue_timeout,
+            plan: Vec::new(),
+            body: Vec::new(),
+            refs: Vec::new(),
+            callbacks: Vec::new(),
+            hold: Arc::clone(&self.hold),
+            promise: Promise::given_up(),
+            idempotent: false,
+            sent: None,
+            era: self.era,
+            if_unheard: None,
+        };
+        self.hold.actor.do_send(CameBack(Box::new(shell)));
+    }
+}
+
 /// The right and the duty to answer a call: dropped unanswered, it answers by itself.
 pub(crate) struct Promise {
     reply: Option<oneshot::Sender<Result<Reply>>>,
@@ -107,6 +150,11 @@ impl Promise {
             answer,
             place,
         )
+    }
+
+    /// Of a call that nobody waits for any more.
+    fn given_up() -> Self {
+        Self { reply: None, parts: None, place: Place::default(), sent: false, witness: None, earlier: None }
     }
 
     /// Has the answer come in parts, where the worker sends it so.
@@ -151,7 +199,7 @@ impl Promise {
         }
     }
 
-    pub(crate) fn answer(mut self, answer: Result<Reply>) {
+    pub(crate) fn answer(&mut self, answer: Result<Reply>) {
         let answer = answer.map_err(|error| match (&self.earlier, error) {
             (Some(_), Error::Timeout { timeout, ran: Ran::No }) => Error::Timeout { timeout, ran: Ran::Maybe },
             (Some(_), Error::Cancelled { why, ran: Ran::No }) => Error::Cancelled { why, ran: Ran::Maybe },
@@ -177,6 +225,11 @@ impl Promise {
         }
     }
 
+    fn is_answered(&self) -> bool {
+        self.reply.is_none()
+    }
+
+    /// Whether it was answered, or nobody waits for that any more.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.reply.as_ref().is_none_or(oneshot::Sender::is_closed)
     }

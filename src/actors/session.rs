@@ -4,15 +4,20 @@
 //! together in whichever order they arrive.
 
 mod ending;
+mod grant;
 mod journal;
+mod panic;
 mod rebuild;
 
+pub(crate) use grant::Grant;
+pub(crate) use panic::StartedOver;
+
 use super::hold::{Hold, SessionState};
-use super::pool::{Forget, LeaseReturned, PoolSupervisor, Reset, Submit, Withdrawn};
+use super::pool::{Forget, PoolSupervisor, Reset, Submit, Withdrawn};
 use super::refusal;
 use super::registry::{Registry, SessionEnded};
 use super::request::Request;
-use super::worker::{Abandon, Run, WorkerActor};
+use super::worker::{Abandon, Run};
 use crate::error::{Error, Ran};
 use crate::event::EndReason;
 use crate::id::{CallId, PoolName, SessionId, WorkerId};
@@ -51,6 +56,8 @@ struct Work {
     refused: BTreeMap<CallId, Refusal>,
     /// Every pool that ever got a ticket: each must answer `Forgotten` before this actor may stop.
     pools: Vec<(PoolName, Addr<PoolSupervisor>)>,
+    /// How often each of them has started over, where one has.
+    eras: BTreeMap<PoolName, u64>,
     ending: Option<Ending>,
 }
 
@@ -60,16 +67,6 @@ struct Ending {
     /// The workers that have a namespace of it.
     namespaces: Vec<WorkerId>,
     done: Vec<oneshot::Sender<()>>,
-}
-
-struct Grant {
-    call: CallId,
-    worker: WorkerId,
-    addr: Addr<WorkerActor>,
-    /// The call of its tree that it runs on top of.
-    on: Option<CallId>,
-    /// It set a home that is to be made ready first.
-    rebuild: bool,
 }
 
 impl SessionActor {
@@ -133,14 +130,13 @@ impl Work {
         to_rebuild
     }
 
-    /// Takes a grant that is held, and is not to be used.
+    /// Gives a grant back that is held, and is not to be used.
     fn unhold(&mut self, call: CallId) {
-        if let Some(at) = self.held.iter().position(|grant| grant.call == call)
-            && let Some(grant) = self.held.remove(at)
-            && let Some((_, pool)) = self.pools.iter().find(|(name, _)| name == grant.worker.pool())
-        {
-            pool.do_send(LeaseReturned { call, worker: grant.worker });
-        }
+        self.held.retain(|grant| grant.call != call);
+    }
+
+    fn era(&self, pool: &PoolName) -> u64 {
+        self.eras.get(pool).copied().unwrap_or(0)
     }
 
     fn is_held(&self, call: CallId) -> bool {
@@ -148,21 +144,21 @@ impl Work {
     }
 }
 
+/// One whose caller has left goes back, and with it its grant.
 fn send(mut request: Box<Request>, grant: Grant) {
-    if request.promise.is_abandoned() {
-        request.pool_addr.do_send(LeaseReturned { call: request.call, worker: grant.worker });
-    } else {
+    if !request.promise.is_abandoned() {
         request.promise.sent_to(&grant.worker, grant.addr.clone());
-        grant.addr.do_send(Run { request, on: grant.on });
+        let run = Run { request, on: grant.on };
+        grant.use_for(run);
     }
 }
 
-fn refuse(request: Box<Request>, refusal: Refusal) {
+fn refuse(mut request: Box<Request>, refusal: Refusal) {
     let error = refusal::error(refusal, &request);
     request.promise.answer(Err(error));
 }
 
-fn refuse_ended(request: Box<Request>) {
+fn refuse_ended(mut request: Box<Request>) {
     let error = ended(&request.hold);
     request.promise.answer(Err(error));
 }
@@ -184,13 +180,14 @@ pub(crate) struct Call(pub(crate) Box<Request>);
 impl Handler<Call> for SessionActor {
     type Result = ();
 
-    fn handle(&mut self, Call(request): Call, _: &mut Context<Self>) {
+    fn handle(&mut self, Call(mut request): Call, _: &mut Context<Self>) {
         self.note(Handled::Call, Some(request.call), |work| work.outcome_of_call(&request));
         let work = self.work();
         // One that was made in a callback is for a call that still runs.
         if work.ending.is_some() && request.made_in.is_none() {
             return refuse_ended(request);
         }
+        request.era = work.era(&request.pool);
         let (mut ticket, pool, actor) = (request.ticket(), &request.pool_addr, &request.hold.actor);
         ticket.has_ended = work.ending.is_some();
         let is_known = work.pools.iter().any(|(name, _)| *name == request.pool);
@@ -212,21 +209,14 @@ impl Handler<Call> for SessionActor {
 /// A pool has a worker for that call.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct Granted {
-    pub(crate) call: CallId,
-    pub(crate) worker: WorkerId,
-    pub(crate) addr: Addr<WorkerActor>,
-    /// The call of its tree that it runs on top of, where one waits for a callback.
-    pub(crate) on: Option<CallId>,
-    /// It set a home that the session makes ready first.
-    pub(crate) rebuild: bool,
-}
+pub(crate) struct Granted(pub(crate) Grant);
 
 impl Handler<Granted> for SessionActor {
     type Result = ();
 
-    fn handle(&mut self, Granted { call, worker, addr, on, rebuild }: Granted, ctx: &mut Context<Self>) {
-        self.note(Handled::Granted, Some(call), |work| work.outcome_of_grant(call, &worker, rebuild));
+    fn handle(&mut self, Granted(grant): Granted, ctx: &mut Context<Self>) {
+        let call = grant.call;
+        self.note(Handled::Granted, Some(call), |work| work.outcome_of_grant(&grant));
         let work = self.work();
         // The worker of an earlier grant is gone, or has taken the call back unseen.
         if let Some(rebuild) = work.rebuilding.remove(&call) {
@@ -236,7 +226,7 @@ impl Handler<Granted> for SessionActor {
         if !work.held.is_empty() {
             work.unhold(call);
         }
-        work.held.push_back(Grant { call, worker, addr, on, rebuild });
+        work.held.push_back(grant);
         self.use_grants(ctx);
     }
 }
@@ -280,10 +270,12 @@ impl Handler<CameBack> for SessionActor {
 
     fn handle(&mut self, CameBack(mut request): CameBack, ctx: &mut Context<Self>) {
         self.note(Handled::CameBack, Some(request.call), |work| work.outcome_of_return(&request));
-        request.promise.came_back();
         let work = self.work();
         if let Some(refusal) = work.refused.remove(&request.call) {
             return refuse(request, refusal);
+        }
+        if request.era != work.era(&request.pool) && !mutant!("era.is_ignored") {
+            return panic::answer_for_pool(&mut request);
         }
         // Its caller may have left while it was away, and nobody would hear of it again.
         if request.promise.is_abandoned() && !work.is_held(request.call) {
@@ -361,6 +353,11 @@ impl Handler<End> for SessionActor {
         });
         let key = self.state.key.clone();
         let work = self.work();
+        // It heard of it already, and was told again after a panic.
+        if let Some(ending) = &mut work.ending {
+            ending.done.extend(end.done);
+            return;
+        }
         for (_, pool) in &work.pools {
             pool.do_send(Forget { session: key.clone(), actor: ctx.address() });
         }

@@ -7,34 +7,37 @@
 mod callbacks;
 mod calls;
 mod end;
+mod force;
 mod journal;
 mod life;
+mod panic;
 mod polling;
+mod replies;
+mod vitals;
 
 pub(crate) use calls::{Abandon, Distrust, DropTakeBack, Free, Run, TakeBack};
 pub(crate) use life::{Exited, Forked, Kill, NeverForked, Orphaned, Retire, Stop};
+pub(crate) use panic::PoolPanicked;
 
-use super::hold::Hold;
 use super::outbox::Outbox;
-use super::pool::{LeaseOver, PinsMade, PoolSupervisor, RenewWorker, Silence, Started, TaintWorker, TakingBack};
-use super::registry::{RefsMade, Registry};
-use super::request::{Reply, Request};
+use super::pool::{LeaseOver, PoolSupervisor, Started, TaintWorker, TakingBack};
+use super::registry::Registry;
+use super::request::{IfUnheard, Request};
 use super::session::CameBack;
 use super::timer::{OnTimer, Timer, epoch};
 use crate::config::{Affinity, PoolConfig, bounded};
-use crate::error::{ConvertError, Error, Ran, Result};
-use crate::id::{CallId, RefId, WorkerId};
+use crate::error::{Error, Ran, Result};
+use crate::id::{CallId, WorkerId};
 use crate::observe::{Handled, Journal, Messages, Who};
-use crate::pickle::{self, DecodeError};
-use crate::process::{
-    BadBlock, BlockName, BlockTable, DeathWatch, Exit, First, Lifeline, Link, MESSAGE_LIMIT, Output, Page, Residency,
-};
-use crate::rules::heartbeat::{HeartAction, Heartbeat};
-use crate::rules::lane::{Begun, Granted, Lane, LaneAction, Sent, Verdict, Why};
-use crate::rules::memory::{Memory, MemoryAction};
-use crate::wire::{Body, Ended, FromWorker, PROTOCOL, Place, ToWorker};
+use crate::pickle;
+use crate::process::{BlockTable, DeathWatch, Exit, First, Lifeline, Link, MESSAGE_LIMIT, Output, Page, Residency};
+use crate::rules::heartbeat::Heartbeat;
+use crate::rules::lane::{Granted, Lane, LaneAction, Sent, Verdict, Why};
+use crate::rules::memory::Memory;
+use crate::wire::{Ended, FromWorker, PROTOCOL};
 use actix::prelude::*;
 use callbacks::{Callbacks, HostCall};
+use panic::InHand;
 use polling::{Look, Polling};
 use std::collections::BTreeMap;
 use std::io;
@@ -44,8 +47,6 @@ use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
-/// How many refs one message frees: it has to fit into a datagram.
-const MOST_FREED: usize = 4096;
 /// How many messages are taken in before the mailbox gets its turn.
 const BATCH: usize = 64;
 
@@ -66,6 +67,8 @@ pub(crate) struct WorkerActor {
     memory: Memory,
     sight: Sight,
     requests: BTreeMap<CallId, Box<Request>>,
+    /// Of calls that were answered before the worker did.
+    unheard: BTreeMap<CallId, IfUnheard>,
     /// When each entry last answered a call that did not run on top of another.
     answered_at: Vec<Instant>,
     callbacks: Callbacks,
@@ -88,6 +91,12 @@ pub(crate) struct WorkerActor {
     violation: Option<Arc<str>>,
     /// Why it is being killed, if its exit would not say.
     killed_for: Option<String>,
+    /// The supervisor of its pool has panicked, and knows of no call here any more.
+    is_void: bool,
+    /// The pool has been told that it is gone.
+    is_told: bool,
+    /// A call of which a panic would leave nothing but this.
+    in_hand: Option<InHand>,
     pool: Addr<PoolSupervisor>,
     registry: Addr<Registry>,
     journal: Journal,
@@ -112,6 +121,11 @@ enum Phase {
         judged_by: Instant,
     },
     Judged,
+    /// This actor has panicked and its process is killed; calls wait until it is certain which had begun.
+    Panicked {
+        /// None: they are answered.
+        answered_by: Option<Instant>,
+    },
 }
 
 /// How its memory is looked at.
@@ -174,6 +188,7 @@ impl WorkerActor {
             memory: Memory::new(config.into(), epoch()),
             sight: Sight::Unasked,
             requests: BTreeMap::new(),
+            unheard: BTreeMap::new(),
             answered_at: vec![epoch(); config.concurrency],
             callbacks: Callbacks::default(),
             inbox: vec![0; MESSAGE_LIMIT],
@@ -187,131 +202,14 @@ impl WorkerActor {
             start_failure: None,
             violation: None,
             killed_for: None,
+            is_void: false,
+            is_told: false,
+            in_hand: None,
             pool,
             registry,
             journal,
             timer: Timer::start(ctx),
             ids,
-        }
-    }
-
-    /// Kills the process and what it started; what follows, follows from its seen exit.
-    fn kill(&mut self) {
-        self.lifeline = None;
-        if let Some(watch) = &self.watch {
-            // For one that left its process group. It may be gone already.
-            let _gone = watch.signal(rustix::process::Signal::KILL);
-        }
-    }
-
-    /// Has an exception raised in a call that has begun.
-    fn interrupt(&self, seq: u64) {
-        let other = self.page.interrupted(seq);
-        if other != seq && self.lane.is_overdue(other) {
-            return;
-        }
-        if other != seq {
-            self.note_interrupted(seq);
-            self.page.interrupt(seq);
-        }
-        if let Some(watch) = self.watch.as_ref().filter(|_| !mutant!("interrupt.without_signal")) {
-            // It may be gone already.
-            let _gone = watch.signal(rustix::process::Signal::URG);
-        }
-    }
-
-    fn distrust(&mut self, what: impl Into<Arc<str>>) {
-        if self.violation.is_none() {
-            let what = what.into();
-            self.journal.note(Handled::Distrust, None, None, || format!("killed: {what}"));
-            tracing::warn!(target: "snakebridge::worker", worker = %self.id, %what, "killing a worker that broke the protocol");
-            self.violation = Some(what);
-        }
-        if !mutant!("violation.is_borne") {
-            self.kill();
-        }
-    }
-
-    /// Kills it for a reason that its exit would not say.
-    fn kill_for(&mut self, cause: String) {
-        tracing::warn!(target: "snakebridge::worker", worker = %self.id, cause, "killing a worker");
-        self.killed_for.get_or_insert(cause);
-        self.kill();
-    }
-
-    /// Which calls have begun, by entry, as the page says.
-    fn begun(&self) -> Vec<Begun> {
-        let begun = |entry| Begun { plain: self.page.begun(entry), nested: self.page.begun_nested(entry) };
-        (0..self.page.entries()).map(begun).collect()
-    }
-
-    fn beat(&mut self, now: Instant) {
-        let is_due = self.heart.is_due(now);
-        if is_due {
-            let runs = self.lane.due() > 0 && self.lane.is_running(&self.begun());
-            self.heart.handle_timeout(runs, now);
-        }
-        if is_due || self.memory.is_due(now) {
-            self.see_memory();
-        }
-    }
-
-    /// Looks at its memory, or for a way to.
-    fn see_memory(&mut self) {
-        if let Sight::Sought { pid } | Sight::Lost { pid } = self.sight {
-            let opened = Residency::open(pid);
-            let is_told = matches!(self.sight, Sight::Lost { .. });
-            // Where it has ended meanwhile, the number may be another's.
-            let lives = self.watch.as_ref().is_some_and(|watch| watch.lives());
-            self.sight = match opened {
-                _ if !lives => Sight::Unasked,
-                Ok(residency) => Sight::Open(residency),
-                Err(_) if is_told => Sight::Lost { pid },
-                Err(error) => {
-                    self.note_memory(&format!("cannot be looked at: {error}"));
-                    tracing::warn!(target: "snakebridge::worker", worker = %self.id, %error, "its memory is limited, and cannot be looked at");
-                    Sight::Lost { pid }
-                }
-            };
-        }
-        if let Sight::Open(residency) = &self.sight {
-            self.memory.handle_resident(residency.bytes());
-        }
-    }
-
-    fn perform_memory(&mut self) {
-        while let Some(action) = self.memory.poll_action() {
-            match action {
-                MemoryAction::Renew { reason } => {
-                    self.note_memory(&reason);
-                    self.pool.do_send(RenewWorker { worker: self.id.clone(), reason });
-                }
-                MemoryAction::Kill { cause } => {
-                    self.note_memory(&format!("killed: {cause}"));
-                    self.kill_for(cause);
-                }
-            }
-        }
-        if !matches!(self.sight, Sight::Unasked) {
-            self.memory.handle_calls(self.lane.due() > 0, Instant::now());
-        }
-    }
-
-    fn perform_heart(&mut self) {
-        while let Some(action) = self.heart.poll_action() {
-            match action {
-                HeartAction::Ping => self.outbox.ping(&self.page),
-                HeartAction::Silent | HeartAction::Heard => {
-                    let is_silent = action == HeartAction::Silent;
-                    self.note_silence(if is_silent { "does not answer" } else { "heard again" });
-                    self.pool.do_send(Silence { worker: self.id.clone(), is_silent });
-                }
-                HeartAction::Kill { silent_for } => {
-                    let cause = format!("no heartbeat for {silent_for:?}");
-                    self.note_silence(&format!("killed: {cause}"));
-                    self.kill_for(cause);
-                }
-            }
         }
     }
 
@@ -351,6 +249,7 @@ impl WorkerActor {
                     self.pool.do_send(TakingBack::Passed { call, worker: self.id.clone() });
                 }
                 LaneAction::Over { call } => {
+                    self.unheard.remove(&call);
                     let worker = self.id.clone();
                     self.pool.do_send(LeaseOver { call, worker, pins_made: 0, is_answer: false });
                 }
@@ -367,6 +266,7 @@ impl WorkerActor {
         }
         let judged_by = match self.phase {
             Phase::Exited { judged_by } => Some(judged_by),
+            Phase::Panicked { answered_by } => answered_by,
             Phase::Starting | Phase::Serving | Phase::Judged => None,
         };
         let next = [self.lane.poll_timeout(), self.heart.poll_timeout(), self.memory.poll_timeout(), judged_by];
@@ -374,7 +274,10 @@ impl WorkerActor {
     }
 
     fn answer(&mut self, call: CallId, verdict: Verdict) {
-        let Some(request) = self.requests.remove(&call) else { return };
+        let Some(mut request) = self.requests.remove(&call) else { return };
+        if let Some(done) = request.if_unheard.take() {
+            self.unheard.insert(call, done);
+        }
         let ran = |began| if began { Ran::Maybe } else { Ran::No };
         request.promise.answer(Err(match verdict {
             Verdict::Timeout { timeout, began } => Error::Timeout { timeout, ran: ran(began) },
@@ -382,36 +285,52 @@ impl WorkerActor {
         }));
     }
 
-    fn send_back(&self, request: Box<Request>) {
+    fn send_back(&self, mut request: Box<Request>) {
+        request.promise.came_back();
+        request.sent = None;
         request.hold.actor.clone().do_send(CameBack(request));
     }
 
-    fn lease_over(&self, call: CallId, pins_made: usize) {
+    fn lease_over(&mut self, call: CallId, pins_made: usize) {
+        self.in_hand = None;
         self.pool.do_send(LeaseOver { call, worker: self.id.clone(), pins_made, is_answer: true });
     }
 
     fn run(&mut self, mut request: Box<Request>, on: Option<CallId>) {
         let call = request.call;
-        if self.phase == Phase::Judged {
-            self.journal.note(Handled::Run, Some(call), Some(request.hold.key()), || "sent back: it is gone");
-            self.send_back(request);
-            self.pool.do_send(TakingBack::Passed { call, worker: self.id.clone() });
-            return;
+        self.in_hand = Some(InHand::Coming(call));
+        match self.phase {
+            Phase::Judged => {
+                self.journal.note(Handled::Run, Some(call), Some(request.hold.key()), || "sent back: it is gone");
+                self.send_back(request);
+                self.pool.do_send(TakingBack::Passed { call, worker: self.id.clone() });
+                self.in_hand = None;
+                return;
+            }
+            Phase::Panicked { .. } => {
+                self.journal.note(Handled::Run, Some(call), Some(request.hold.key()), || "kept: it is killed");
+                self.requests.insert(call, request);
+                self.in_hand = None;
+                return;
+            }
+            Phase::Starting | Phase::Serving | Phase::Exited { .. } => {}
         }
         let session = request.hold.key().clone();
         let now = Instant::now();
         let (tree, deadline, timeout) = (request.tree(), request.deadline, request.timeout);
         let may_rerun = request.idempotent && request.ticket().may_rerun(self.affinity);
         let sent = self.lane.handle_granted(Granted { call, session, tree, on, deadline, timeout, may_rerun });
-        self.journal.note(Handled::Run, Some(call), Some(request.hold.key()), || journal::sent(sent));
-        let outcome = sent.map_or(Ok(()), |sent| self.outbox.send_call(&request, sent, &self.page));
-        self.look_for_answers();
         request.sent = sent.map(|sent| (now, sent));
-        self.requests.insert(call, request);
+        // What the lane knows is among the requests, whatever comes.
+        let request = self.requests.entry(call).or_insert(request);
+        self.journal.note(Handled::Run, Some(call), Some(request.hold.key()), || journal::sent(sent));
+        let outcome = sent.map_or(Ok(()), |sent| self.outbox.send_call(request, sent, &self.page));
+        self.look_for_answers();
         if let Err(error) = outcome {
             self.unsendable(call, &error);
         }
         self.perform();
+        self.in_hand = None;
     }
 
     /// Something that the worker will answer was sent.
@@ -423,7 +342,7 @@ impl WorkerActor {
 
     /// There is no memory for the body of a call: it is refused, and passed by the worker.
     fn unsendable(&mut self, call: CallId, error: &io::Error) {
-        if let Some(request) = self.requests.remove(&call) {
+        if let Some(mut request) = self.requests.remove(&call) {
             let what = format!("the host has no memory for the arguments: {error}");
             request.promise.answer(Err(Error::internal(what, Ran::No)));
         }
@@ -501,6 +420,7 @@ impl WorkerActor {
                 }
                 self.note_answered(seq);
                 let replied = self.lane.handle_reply(seq).map_err(|violation| format!("{violation:?}"))?;
+                self.in_hand = Some(InHand::Answered(replied.call));
                 self.note_reply(seq, &replied, ended);
                 let outcome = self.own(refs).map_err(Untaken::from).and_then(|refs| match self.body(body, inline) {
                     Ok(body) => Ok(self.replied(replied.call, ended, body, refs)?),
@@ -511,7 +431,7 @@ impl WorkerActor {
                 });
                 let Err(untaken) = outcome else { return Ok(()) };
                 self.lease_over(replied.call, 0);
-                if let Some(request) = self.requests.remove(&replied.call) {
+                if let Some(mut request) = self.requests.remove(&replied.call) {
                     request.promise.answer(Err(match &untaken {
                         Untaken::Broken(what) => {
                             let (worker, what) = (self.id.clone(), what.as_str().into());
@@ -531,129 +451,6 @@ impl WorkerActor {
     fn note_answered(&mut self, seq: u64) {
         if let Some(Sent { entry, nested: false, .. }) = self.lane.sent(seq) {
             self.answered_at[entry as usize] = Instant::now();
-        }
-    }
-
-    fn body(&mut self, body: Body, inline: &[u8]) -> Result<Vec<u8>, Untaken> {
-        match body.place().map_err(|malformed| malformed.to_string())? {
-            Place::Inline { .. } => Ok(inline.to_vec()),
-            Place::Block { index, len } => {
-                let taken = self.incoming.take(BlockName { index, len: len as u64 });
-                if let Ok(_) | Err(BadBlock::NoMemory(_) | BadBlock::NoDescriptor(_)) = taken {
-                    self.outbox.release(index);
-                }
-                taken.map_err(|bad| match bad {
-                    BadBlock::NoMemory(_) | BadBlock::NoDescriptor(_) => Untaken::Lacking(bad.to_string()),
-                    BadBlock::Io(..) => Untaken::Lost(bad.to_string()),
-                    BadBlock::Unknown(_)
-                    | BadBlock::TooLong { .. }
-                    | BadBlock::NotInUse(_)
-                    | BadBlock::Invalid { .. } => Untaken::Broken(bad.to_string()),
-                })
-            }
-        }
-    }
-
-    /// The ids of objects that a reply brings. One of another worker would be freed there in its time.
-    fn own(&self, refs: Vec<u64>) -> Result<Vec<RefId>, String> {
-        let mut last = None;
-        for id in &refs {
-            if !self.ids.contains(id) && !mutant!("own.any_id") || last.is_some_and(|last| last >= id) {
-                return Err(format!("object {id}, which it cannot have made for this reply"));
-            }
-            last = Some(id);
-        }
-        Ok(refs.into_iter().map(RefId).collect())
-    }
-
-    /// The pool hears that the worker is free before the caller can call again.
-    fn replied(&mut self, call: CallId, ended: Ended, body: Vec<u8>, refs: Vec<RefId>) -> Result<(), String> {
-        // Its caller was answered before, or has left.
-        let Some(request) = self.requests.get(&call).filter(|request| !request.promise.is_abandoned()) else {
-            self.requests.remove(&call);
-            self.free(refs);
-            self.lease_over(call, 0);
-            return Ok(());
-        };
-        let hold = Arc::clone(&request.hold);
-        let answer = match ended {
-            Ended::Value if !hold.admit_refs(refs.len()) => {
-                self.free(refs);
-                self.lease_over(call, 0);
-                Err(Error::RefLimit { session: hold.id().clone(), limit: hold.state.max_refs, ran: Ran::Yes })
-            }
-            Ended::Value => {
-                self.lease_over(call, refs.len());
-                if !refs.is_empty() {
-                    let (session, worker) = (hold.key().clone(), self.id.clone());
-                    self.registry.do_send(RefsMade { session, worker, ids: refs.clone() });
-                }
-                Ok(Reply::new(body, self.id.clone(), hold, refs))
-            }
-            Ended::Raised | Ended::NoSuchRef | Ended::Unsendable | Ended::Part => {
-                let error = self.failure(ended, &body, &hold).map_err(|error| format!("{error:?}"))?;
-                // Before the pool can send it another call.
-                if let Some(taint) = error.python().and_then(|raised| TaintWorker::for_raised(&self.id, raised)) {
-                    self.pool.do_send(taint);
-                }
-                self.lease_over(call, 0);
-                Err(error)
-            }
-        };
-        if let Some(request) = self.requests.remove(&call) {
-            request.promise.answer(answer);
-        }
-        Ok(())
-    }
-
-    /// Items of a batch that goes on.
-    fn part(&mut self, call: CallId, body: Vec<u8>, refs: Vec<RefId>) -> Result<(), String> {
-        let Some(request) = self.requests.get(&call).filter(|request| !request.promise.is_abandoned()) else {
-            self.free(refs);
-            return Ok(());
-        };
-        let hold = Arc::clone(&request.hold);
-        if !hold.admit_refs(refs.len()) {
-            // The answer is this error; what comes behind it goes to nobody.
-            let limit = Error::RefLimit { session: hold.id().clone(), limit: hold.state.max_refs, ran: Ran::Yes };
-            if let Some(request) = self.requests.remove(&call) {
-                request.promise.answer(Err(limit));
-            }
-            self.free(refs);
-            return Ok(());
-        }
-        self.keep(call, &hold, &refs);
-        let part = Reply::new(body, self.id.clone(), hold, refs);
-        if request.promise.part(part) { Ok(()) } else { Err("a part of an answer that has none".to_owned()) }
-    }
-
-    /// Refs that a part brings: the pool and the registry know of them before anyone can drop one.
-    fn keep(&self, call: CallId, hold: &Hold, refs: &[RefId]) {
-        if !refs.is_empty() {
-            self.pool.do_send(PinsMade { call, pins_made: refs.len() });
-            let (session, worker) = (hold.key().clone(), self.id.clone());
-            self.registry.do_send(RefsMade { session, worker, ids: refs.to_vec() });
-        }
-    }
-
-    fn failure(&self, ended: Ended, body: &[u8], hold: &Hold) -> Result<Error, DecodeError> {
-        Ok(match ended {
-            Ended::NoSuchRef => Error::RefNotFound {
-                id: RefId(pickle::decode_plain(body)?),
-                session: hold.id().clone(),
-                why: "its worker has let go of it".into(),
-            },
-            Ended::Unsendable => {
-                ConvertError::of_result("a value that can be sent", pickle::decode_plain::<String>(body)?).into()
-            }
-            Ended::Raised | Ended::Value | Ended::Part => Error::Python(Arc::new(pickle::decode_error(body)?)),
-        })
-    }
-
-    fn free(&mut self, refs: Vec<RefId>) {
-        for refs in refs.chunks(MOST_FREED) {
-            let refs = refs.iter().map(|id| id.0).collect();
-            self.outbox.send(|released| ToWorker::Free { refs, released }, &self.page);
         }
     }
 
@@ -720,6 +517,11 @@ impl OnTimer for WorkerActor {
         {
             self.judge(Exit::UNKNOWN);
         }
+        if let Phase::Panicked { answered_by: Some(answered_by) } = self.phase
+            && answered_by <= now
+        {
+            self.answer_unseen();
+        }
         self.perform();
     }
 }
@@ -737,6 +539,13 @@ impl ActorFuture<WorkerActor> for Pump {
         task: &mut TaskContext<'_>,
     ) -> Poll<()> {
         if actor.phase == Phase::Judged {
+            return Poll::Ready(());
+        }
+        if let Phase::Panicked { .. } = actor.phase {
+            if actor.exit.is_none() && !actor.exit_seen {
+                return Poll::Pending;
+            }
+            actor.judge_after_panic();
             return Poll::Ready(());
         }
         while let Err((call, error)) = actor.outbox.poll_flush(task, &actor.requests, &actor.page) {

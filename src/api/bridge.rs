@@ -102,6 +102,11 @@ impl SnakeBridge {
         &self.life.core
     }
 
+    #[cfg(test)]
+    pub(crate) fn registry(&self) -> &Addr<crate::actors::registry::Registry> {
+        &self.core().registry
+    }
+
     /// Starts to describe a bridge.
     pub fn builder() -> Builder {
         Builder::default()
@@ -397,10 +402,11 @@ impl SnakeBridge {
         PoolSupervisor: Handler<M>,
     {
         let unknown = Error::UnknownWorker { worker: worker.clone() };
-        let asked = self.core().pools.get(worker.pool()).map(|pool| pool.addr.send(message(worker.clone())));
+        let core = Arc::clone(self.core());
+        let asked = core.pools.get(worker.pool()).map(|pool| pool.addr.send(message(worker.clone())));
         async move {
             match asked {
-                Some(answer) => answer.await.unwrap_or(Err(Error::ShuttingDown { ran: Ran::No })),
+                Some(answer) => answer.await.unwrap_or_else(|_| Err(core.unanswered())),
                 None => Err(unknown),
             }
         }
@@ -429,7 +435,8 @@ impl SnakeBridge {
             Ok(pool) => Ok(pool.addr.send(Resize { size })),
             Err(unknown) => Err(unknown),
         };
-        async move { asked?.await.unwrap_or(Err(Error::ShuttingDown { ran: Ran::No })) }
+        let core = Arc::clone(self.core());
+        async move { asked?.await.unwrap_or_else(|_| Err(core.unanswered())) }
     }
 
     /// Loads all Python code of a pool anew: starts a new zygote, which imports `preload`, then replaces every
@@ -454,7 +461,8 @@ impl SnakeBridge {
     /// succeeds.
     pub fn reload(&self, pool: impl Into<PoolName>) -> impl Future<Output = Result<()>> + Send + 'static {
         let asked = self.core().pool(&pool.into()).map(|pool| pool.addr.send(Reload));
-        async move { asked?.await.unwrap_or(Err(Error::ShuttingDown { ran: Ran::No })) }
+        let core = Arc::clone(self.core());
+        async move { asked?.await.unwrap_or_else(|_| Err(core.unanswered())) }
     }
 
     /// Every worker, from its fork to its seen exit.
@@ -602,13 +610,14 @@ impl SnakeBridge {
     /// `Timeout` if that takes longer; `ShuttingDown`.
     pub fn await_ready(&self, within: Duration) -> impl Future<Output = Result<()>> + Send + 'static {
         let until = Instant::now() + bounded(within);
-        let asked: Vec<_> = self.core().pools.values().map(|pool| pool.addr.send(AwaitReady { until })).collect();
+        let core = Arc::clone(self.core());
+        let asked: Vec<_> = core.pools.values().map(|pool| pool.addr.send(AwaitReady { until })).collect();
         async move {
             for answer in join_all(asked).await {
                 match answer {
                     Ok(true) => {}
                     Ok(false) => return Err(Error::Timeout { timeout: within, ran: Ran::No }),
-                    Err(_) => return Err(Error::ShuttingDown { ran: Ran::No }),
+                    Err(_) => return Err(core.unanswered()),
                 }
             }
             Ok(())

@@ -1,6 +1,7 @@
 //! Starting a bridge: which thread it lives on, its pools, and what becomes of a start that fails half-way.
 
 use super::bridge::SnakeBridge;
+use crate::actors::contained::{self, Teller};
 use crate::actors::core::{Core, Life, PoolEntry};
 use crate::actors::directory::Directory;
 use crate::actors::pool::{PoolSupervisor, Setup};
@@ -9,7 +10,7 @@ use crate::config::{Config, PoolConfig};
 use crate::error::{Error, Ran, Result};
 use crate::event::Fact;
 use crate::id::PoolName;
-use crate::observe::{Events, Messages, Observers};
+use crate::observe::{Events, Messages, Observers, Who};
 use actix::prelude::*;
 use actix_rt::{Arbiter, ArbiterHandle};
 use futures::future::try_join_all;
@@ -138,7 +139,8 @@ impl Builder {
             call_events: self.config.call_events,
         };
         let directory = Arc::new(Directory::new(&self.config));
-        let registry = Registry::create({
+        let teller = |who| Teller { events: observers.events.clone(), who };
+        let registry = contained::create(teller(Who::Registry), {
             let (directory, observers) = (Arc::clone(&directory), observers.clone());
             let cleanup_log = self.config.session_cleanup_log_level;
             let heartbeat = self.config.pools.iter().filter_map(PoolConfig::heartbeat_interval).min();
@@ -158,11 +160,11 @@ impl Builder {
                 when_ready,
             };
             let thread = self.thread_per_pool.then(Arbiter::new);
+            let teller = teller(Who::Pool(config.name.clone()));
+            let make = move |ctx: &mut Context<PoolSupervisor>| PoolSupervisor::new(setup, ctx);
             let addr = match &thread {
-                Some(thread) => {
-                    PoolSupervisor::start_in_arbiter(&thread.handle(), move |ctx| PoolSupervisor::new(setup, ctx))
-                }
-                None => PoolSupervisor::create(move |ctx| PoolSupervisor::new(setup, ctx)),
+                Some(thread) => contained::start_in_arbiter(&thread.handle(), teller, make),
+                None => contained::create(teller, make),
             };
             entries.insert(config.name.clone(), PoolEntry { addr, config });
             threads.extend(thread);

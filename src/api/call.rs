@@ -5,7 +5,7 @@ use super::bridge::Auto;
 use super::session::Inner as SessionInner;
 use crate::actors::core::Life;
 use crate::actors::hold::{Hold, hold_of};
-use crate::actors::request::{Place, Promise, Reply, Request};
+use crate::actors::request::{IfUnheard, Place, Promise, Reply, Request};
 use crate::actors::session::{self, GiveUp};
 use crate::actors::{refusal, scope};
 use crate::config::{Affinity, SessionOptions, bounded};
@@ -96,6 +96,7 @@ struct Draft {
     timeout: Option<Duration>,
     queue_timeout: Option<Duration>,
     idempotent: bool,
+    if_unheard: Option<IfUnheard>,
 }
 
 /// What is asked of Python, and what is made of the answer.
@@ -351,6 +352,12 @@ impl<R> Call<R> {
         self
     }
 
+    /// Done about its value if that comes when nobody waits for it any more.
+    pub(super) fn if_unheard(mut self, done: impl FnOnce() + Send + Sync + 'static) -> Self {
+        self.draft().if_unheard = Some(Box::new(done));
+        self
+    }
+
     /// The next batch of a stream.
     pub(super) fn batch<T: DeserializeOwned + Send + 'static>(mut self) -> CallFuture<Batch<T>> {
         self.draft().in_parts = true;
@@ -458,6 +465,7 @@ impl Call<Value> {
             timeout: None,
             queue_timeout: None,
             idempotent: false,
+            if_unheard: None,
         };
         Self(CallFuture::new(Box::new(draft), Finish::value()))
     }
@@ -513,6 +521,7 @@ impl Draft {
             timeout,
             queue_timeout,
             idempotent,
+            if_unheard,
         } = self;
         let life = Arc::clone(origin.life());
         let core = &life.core;
@@ -607,6 +616,8 @@ impl Draft {
             promise,
             idempotent,
             sent: None,
+            era: 0,
+            if_unheard,
         })));
         Ok(Waiting { call, answer, parts, early: None, place, actor, over: false })
     }

@@ -73,7 +73,9 @@ impl PyRef {
     /// Awaited: `Python` with a `TypeError` if it is no context manager; else see [`enum@crate::Error`].
     pub fn enter(&self) -> impl Future<Output = Result<(Value, Guard)>> + Send + 'static {
         let (manager, hold) = (self.clone(), self.hold());
-        let entering = self.step(Step::Enter, ());
+        let unheard = (self.clone(), self.hold());
+        // It may come to an end behind its deadline.
+        let entering = self.step(Step::Enter, ()).if_unheard(move || unheard.0.finish(unheard.1, Step::Exit));
         async move {
             let life = Arc::clone(&hold.life);
             let (tell, told) = oneshot::channel();

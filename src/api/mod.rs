@@ -5,6 +5,8 @@ mod bridge;
 mod builder;
 mod call;
 mod guard;
+#[cfg(test)]
+mod panics;
 mod pyref;
 mod session;
 mod stream;

@@ -1,5 +1,6 @@
 //! Numbers the facts of one bridge and hands each to everyone who listens.
 
+use super::of_listener;
 use crate::event::{Event, Fact};
 use actix::Recipient;
 use futures::Stream;
@@ -41,10 +42,10 @@ impl Events {
         let event = Event::new(inner.seq, SystemTime::now(), fact);
         inner.subscribers.retain(Recipient::connected);
         for subscriber in &inner.subscribers {
-            subscriber.do_send(event.clone());
+            let _panicked = of_listener(|| subscriber.do_send(event.clone()));
         }
         if let Some(streams) = &inner.streams
-            && streams.send(event.clone()).is_err()
+            && of_listener(|| streams.send(event.clone())).is_some_and(|sent| sent.is_err())
         {
             inner.streams = None;
         }

@@ -202,7 +202,7 @@ impl Inner {
 
 fn wake(wakers: Vec<Waker>) {
     for waker in wakers {
-        waker.wake();
+        let _panicked = super::of_listener(|| waker.wake());
     }
 }
 
@@ -344,6 +344,8 @@ impl Journal {
 
     #[inline]
     pub(crate) fn takes(&self, message: Handled) -> bool {
+        #[cfg(test)]
+        super::fault::point(message.text());
         self.messages.takes(message)
     }
 
@@ -356,6 +358,8 @@ impl Journal {
         session: Option<&SessionKey>,
         outcome: impl FnOnce() -> O,
     ) {
+        #[cfg(test)]
+        super::fault::point(message.text());
         self.messages.write(message, || Note {
             actor: Arc::clone(self.name.get_or_init(|| self.who.to_string().into())),
             call,

@@ -470,6 +470,12 @@ impl Lane {
         self.open.get(&seq).map(|call| call.call)
     }
 
+    /// The calls whose leases are open, also where their callers were answered; but those that went back.
+    pub(crate) fn leased(&self) -> impl Iterator<Item = CallId> + '_ {
+        let is_back = |call: &InFlight| matches!(call.stage, Stage::Revoked(Wish::Pool));
+        self.open.values().filter(move |call| !is_back(call)).map(|call| call.call)
+    }
+
     /// How many answers of the worker are due.
     pub(crate) fn due(&self) -> usize {
         self.open.len()

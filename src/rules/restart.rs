@@ -101,6 +101,11 @@ impl Restarts {
         self.degraded.as_ref().map(|degraded| &degraded.cause)
     }
 
+    /// When a degraded pool tries again.
+    pub(crate) fn next_try(&self) -> Option<Instant> {
+        self.degraded.as_ref().map(|degraded| degraded.next_try)
+    }
+
     fn half_window(&self) -> Duration {
         (self.window / 2).max(SHORTEST_TRY)
     }

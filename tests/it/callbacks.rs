@@ -412,6 +412,62 @@ async fn what_only_the_worker_means_by_an_exception_kills_nobody_when_a_user_rai
     py.shutdown().await
 }
 
+#[actix::test]
+async fn a_callback_that_panics_is_an_error_in_python_and_of_nothing_else() -> Result<()> {
+    let py = start(1).await?;
+    py.register("panics", |(): ()| async { panic!("on purpose") as Result<()> })?;
+    let session = py.session("s");
+    let before = py.workers().await[0].pid;
+    session.exec("from snakebridge import host, HostError").await?;
+    session.exec("try:\n    host.call('panics')\nexcept HostError as e:\n    got = e.code").await?;
+    assert_eq!(session.eval("got").extract::<String>().await?, "internal");
+    assert_eq!(py.workers().await[0].pid, before, "the worker lives on");
+    py.shutdown().await
+}
+
+/// Panics of each event.
+struct Fragile;
+
+impl actix::Actor for Fragile {
+    type Context = actix::Context<Self>;
+}
+
+impl actix::Handler<snakebridge::Event> for Fragile {
+    type Result = ();
+
+    fn handle(&mut self, _: snakebridge::Event, _: &mut Self::Context) {
+        panic!("on purpose");
+    }
+}
+
+/// A reader whose waker panics.
+struct Rude;
+
+impl std::task::Wake for Rude {
+    fn wake(self: Arc<Self>) {
+        panic!("on purpose");
+    }
+}
+
+#[actix::test]
+async fn whoever_hears_of_events_or_reads_the_log_may_panic_and_no_call_ends_for_it() -> Result<()> {
+    use futures::StreamExt;
+    let py = start(1).await?;
+    py.subscribe(actix::Actor::start(Fragile).recipient());
+    let (mut events, mut records) = (py.events(), py.message_log().follow());
+    let waker = std::task::Waker::from(Arc::new(Rude));
+    for round in 0..3 {
+        let mut task = std::task::Context::from_waker(&waker);
+        while events.poll_next_unpin(&mut task).is_ready() {}
+        while records.poll_next_unpin(&mut task).is_ready() {}
+        let session = py.session(format!("s{round}"));
+        assert_eq!(session.call("math", "sqrt", (4,)).extract::<f64>().await?, 2.0);
+        timeout(PATIENCE, session.release()).await.expect("it ends")?;
+    }
+    assert_eq!(py.workers().await[0].id.generation(), 1, "the worker lives on");
+    timeout(PATIENCE, py.shutdown()).await.expect("it stops")
+}
+
 async fn start(size: usize) -> Result<SnakeBridge> {
     let pool = PoolConfig::new("p").size(size).affinity(Affinity::StrictQueue);
     SnakeBridge::builder().pool(pool).start().await

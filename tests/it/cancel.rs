@@ -206,3 +206,36 @@ fn pool(cancel_grace: Duration) -> PoolConfig {
 async fn lives_on(py: &SnakeBridge) {
     assert_eq!(py.workers().await[0].id.generation(), 1, "the worker was not killed");
 }
+
+#[actix::test]
+async fn a_call_that_is_told_to_end_is_so_though_another_that_shares_its_word_waits_for_a_callback() -> Result<()> {
+    let py = start([pool(PATIENT).concurrency(2)]).await;
+    py.register("never", |(): ()| std::future::pending::<Result<()>>())?;
+    let session = py.session("s");
+    let program = "import os, snakebridge, time
+def stubborn(path):
+    open(path + '.begun', 'w').close()
+    while not os.path.exists(path):
+        try:
+            time.sleep(0.001)
+        except BaseException:
+            pass
+    with open(path + '.new', 'w') as file:
+        file.write(str(snakebridge.call.is_cancelled()))
+    os.rename(path + '.new', path + '.said')";
+    session.exec(program).await?;
+    let gate = Gate::new();
+    let error = session.eval("stubborn").call_with((gate.path(),)).timeout(SHORT).await.unwrap_err();
+    assert_eq!((error.code(), error.ran()), ("timeout", Ran::Maybe));
+    let other = py.session("other");
+    // There are 64 words.
+    for _ in 0..64 {
+        let waits = other.eval("__import__('snakebridge').host.call('never')").timeout(Duration::from_millis(20));
+        assert_eq!(code(waits.await), "timeout");
+    }
+    gate.open();
+    let said = std::path::PathBuf::from(format!("{}.said", gate.path()));
+    until("its word", || async { said.exists() }).await;
+    assert_eq!(std::fs::read_to_string(said).expect("it is there"), "True");
+    py.shutdown().await
+}

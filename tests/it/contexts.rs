@@ -1,7 +1,7 @@
 //! Context managers whose block is in Rust.
 
 use crate::support::{Gate, SOON, pool, start, until, within};
-use snakebridge::{PyRef, SessionOptions, SnakeBridge, Value};
+use snakebridge::{PyRef, Ran, SessionOptions, SnakeBridge, Value};
 use std::time::Duration;
 
 async fn manager(py: &SnakeBridge, class: &str) -> PyRef {
@@ -129,5 +129,20 @@ async fn a_block_whose_entry_cannot_be_told_is_ended() {
     assert!(futures::poll!(&mut entering).is_pending());
     drop(entering);
     until("the end of the other", || async { events(&manager).await.len() == 4 }).await;
+    py.shutdown().await.unwrap();
+}
+
+#[actix::test]
+async fn a_block_that_is_entered_behind_the_deadline_of_its_entry_is_left_again() {
+    let py = start([pool("p", 1).cancel_grace(SOON).timeout(Duration::from_millis(100))]).await;
+    let made = py.call("open_helpers", "StubbornManager", ()).timeout(SOON).into_ref();
+    let manager = within("a manager", made).await.unwrap();
+    let error = within("an entry", manager.enter()).await.unwrap_err();
+    assert_eq!((error.code(), error.ran()), ("timeout", Ran::Maybe));
+    let events = || async {
+        let asked = manager.getattr("events").timeout(SOON).extract::<Vec<String>>();
+        within("its events", asked).await.unwrap()
+    };
+    until("the end of the block", || async { events().await == ["entered", "left"] }).await;
     py.shutdown().await.unwrap();
 }

@@ -50,6 +50,67 @@ fn twenty_starts_and_stops_leave_no_thread_descriptor_or_process() {
     }
 }
 
+/// Threads, descriptors, mappings of shared memory, and files in the directory for temporary ones.
+fn all_belongings(temporary: &Dir) -> (usize, usize, usize, usize) {
+    let (threads, descriptors) = belongings();
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let shared = maps.lines().filter(|line| line.contains("memfd:") || line.contains("/dev/shm")).count();
+    (threads, descriptors, shared, std::fs::read_dir(&temporary.0).unwrap().count())
+}
+
+#[test]
+fn two_hundred_starts_and_stops_in_one_process_leave_nothing_however_each_ends() {
+    if !alone("endings::two_hundred_starts_and_stops_in_one_process_leave_nothing_however_each_ends") {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let temporary = Dir::new();
+    let config = || pool("p", 1).cancel_grace(GRACE).env("TMPDIR", temporary.0.to_str().unwrap());
+    let before = all_belongings(&temporary);
+    for round in 0..200 {
+        let pids = runtime.block_on(async {
+            if round % 5 == 4 {
+                // One pool has its worker when the other finds that it will have none.
+                let bad = pool("bad", 1).preload(["there_is_no_such_module"]);
+                let start = SnakeBridge::builder().pool(config()).pool(bad).start();
+                assert_eq!(code(within("a failed start", start).await), "spawn");
+                return Vec::new();
+            }
+            let py = start([config()]).await;
+            py.register("panics", |(): ()| async { panic!("on purpose") as snakebridge::Result<()> }).unwrap();
+            let pids: Vec<u32> = py.workers().await.iter().map(|worker| worker.pid).collect();
+            py.call("copy", "copy", (Bytes::from(vec![0; 1 << 17]),)).discard().await.unwrap();
+            match round % 5 {
+                0 => py.shutdown().await.unwrap(),
+                1 => drop(py),
+                2 => {
+                    let call = tokio::spawn(py.call("bridge_helpers", "stuck_in_c", ()).discard());
+                    until("it to run", || async { py.stats().await.pools[0].busy == 1 }).await;
+                    call.abort();
+                    assert!(call.await.unwrap_err().is_cancelled());
+                    drop(py);
+                }
+                _ => {
+                    let panicked = py.eval("__import__('snakebridge').host.call('panics')").discard();
+                    within("a callback that panics", panicked).await.unwrap_err();
+                    py.shutdown().await.unwrap();
+                }
+            }
+            pids
+        });
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let now = all_belongings(&temporary);
+            let alive = pids.iter().any(|pid| is_alive(*pid));
+            if !alive && before == now {
+                break;
+            }
+            assert!(Instant::now() < deadline, "round {round}: {before:?} before, {now:?} now, workers: {alive}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
 #[test]
 fn workers_whose_init_fails_leave_no_descriptor() {
     if !alone("endings::workers_whose_init_fails_leave_no_descriptor") {

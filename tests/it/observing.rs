@@ -83,7 +83,10 @@ fn every_fact_of_the_catalogue_is_told() {
     // Nobody can listen before the bridge has started: its log line tells of that.
     let started = "snakebridge.bridge.started";
     assert!(log.lines().iter().any(|line| line.contains(started)));
-    let missing: Vec<_> = Fact::NAMES.iter().filter(|name| **name != started && !told.contains(*name)).collect();
+    // It takes a bug in an actor: the unit tests have that.
+    let panicked = "snakebridge.actor.panicked";
+    let untold = |name: &&&str| ![started, panicked].contains(*name) && !told.contains(**name);
+    let missing: Vec<_> = Fact::NAMES.iter().filter(untold).collect();
     assert_eq!(missing, [&""; 0], "{told:?}");
 }
 

@@ -1,6 +1,7 @@
 //! What users want of a pool.
 
 use super::PoolSupervisor;
+use crate::actors::worker;
 use crate::error::{Error, PythonError, Result};
 use crate::id::WorkerId;
 use crate::observe::Handled;
@@ -134,8 +135,12 @@ impl Handler<Leave> for PoolSupervisor {
     type Result = ();
 
     fn handle(&mut self, _: Leave, ctx: &mut Context<Self>) {
-        self.journal.note(Handled::Leave, None, None, || "stopped");
+        // First of all: nobody says so again.
         ctx.stop();
+        for member in self.workers.values() {
+            member.addr.do_send(worker::Retire);
+        }
+        self.journal.note(Handled::Leave, None, None, || "stopped");
     }
 }
 

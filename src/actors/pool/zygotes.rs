@@ -31,6 +31,16 @@ pub(super) struct Zygotes {
     starting: Option<SpawnHandle>,
 }
 
+impl Zygotes {
+    /// The task that started one is gone.
+    pub(super) fn forget_starts(&mut self, error: &Error) {
+        self.starting = None;
+        for waiting in self.reloads.drain(..) {
+            let _gone = waiting.send(Err(error.clone()));
+        }
+    }
+}
+
 impl PoolSupervisor {
     /// A zygote stands ready: it takes the seat, and forks what is wanted.
     pub(super) fn seat(
@@ -156,6 +166,9 @@ fn follow(mut events: ZygoteEvents, zygote: Number, pool: Addr<PoolSupervisor>) 
         while let Some(event) = events.next().await {
             pool.do_send(Told { zygote, event });
         }
+        // A panic may have lost that.
+        let why = "its reports have ended".to_owned();
+        pool.do_send(Told { zygote, event: ZygoteEvent::Gone { why } });
     });
 }
 
@@ -194,8 +207,10 @@ impl Handler<Told> for PoolSupervisor {
 
 impl PoolSupervisor {
     fn on_zygote_gone(&mut self, zygote: Number, why: String, ctx: &mut Context<Self>) {
+        if !self.zygotes.living.remove(&zygote) {
+            return;
+        }
         self.journal.note(Handled::ZygoteGone, None, None, || why.as_str());
-        self.zygotes.living.remove(&zygote);
         self.zygotes.replaced.remove(&zygote);
         if matches!(self.seat, Seat::Left) {
             if self.end_zygotes(ctx) {

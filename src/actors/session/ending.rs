@@ -47,6 +47,17 @@ impl Forgetting {
         }
     }
 
+    /// What one answers may be to what was asked before, and so not be the last.
+    pub(super) fn ask_again(&mut self) {
+        for had_ticket in self.0.values_mut() {
+            *had_ticket = true;
+        }
+    }
+
+    pub(super) fn waits_for(&self, pool: &PoolName) -> bool {
+        self.0.contains_key(pool)
+    }
+
     /// How many are to answer.
     pub(super) fn left(&self) -> usize {
         self.0.len()

@@ -1,9 +1,9 @@
 //! What a session writes to the message log: what it heard of a call, and what comes of it.
 
-use super::{SessionActor, Work};
+use super::{Grant, SessionActor, Work};
 use crate::actors::refusal;
 use crate::actors::request::{Place, Request};
-use crate::id::{CallId, WorkerId};
+use crate::id::CallId;
 use crate::observe::Handled;
 use crate::rules::pool::{Purpose, Refusal};
 use std::sync::Arc;
@@ -38,8 +38,9 @@ impl Work {
         }
     }
 
-    pub(super) fn outcome_of_grant(&self, call: CallId, worker: &WorkerId, rebuild: bool) -> String {
-        match self.waiting.get(&call) {
+    pub(super) fn outcome_of_grant(&self, grant: &Grant) -> String {
+        let (worker, rebuild) = (&grant.worker, grant.rebuild);
+        match self.waiting.get(&grant.call) {
             Some(request) if self.held.is_empty() && request.promise.is_abandoned() => {
                 format!("its caller has left, {worker} is given back")
             }

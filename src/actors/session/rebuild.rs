@@ -1,11 +1,11 @@
 //! A new home that the session makes ready before the call that set it: its `on_home`.
 
 use super::{Grant, SessionActor, refuse, send};
-use crate::actors::pool::{LeaseReturned, RebuildFailed, Rebuilt};
+use crate::actors::pool::{RebuildFailed, Rebuilt};
 use crate::actors::request::Request;
 use crate::actors::scope::{NewHome, Scope, Scoped};
 use crate::error::{Error, Ran};
-use crate::id::CallId;
+use crate::id::{CallId, PoolName};
 use crate::rules::pool::Refusal;
 use actix::prelude::*;
 use futures::FutureExt;
@@ -24,9 +24,11 @@ pub(super) struct Rebuild {
 impl Rebuild {
     /// The call was granted another worker meanwhile: this one gets its lease back.
     pub(super) fn give_back(self) -> Box<Request> {
-        let Self { request, grant, .. } = self;
-        request.pool_addr.do_send(LeaseReturned { call: grant.call, worker: grant.worker });
-        request
+        self.request
+    }
+
+    pub(super) fn pool(&self) -> &PoolName {
+        &self.request.pool
     }
 
     /// The home will not be ready: the pool refuses the call, unless it has done so.
@@ -97,12 +99,15 @@ impl SessionActor {
 
 /// The call's home was not ready; what the pool says comes first, unless that is it.
 pub(super) fn refuse_rebuilt(rebuild: Rebuild, refusal: Refusal) {
-    let Rebuild { request, grant, error, .. } = rebuild;
+    let Rebuild { mut request, grant, error, .. } = rebuild;
     match (refusal, error) {
-        (Refusal::RebuildFailed, Some(error)) => request.promise.answer(Err(error)),
+        (Refusal::RebuildFailed, Some(error)) => {
+            grant.forget();
+            request.promise.answer(Err(error));
+        }
         (refusal, _) => {
             // Its worker is gone, and the pool waits for the request that was never sent.
-            request.pool_addr.do_send(LeaseReturned { call: grant.call, worker: grant.worker });
+            drop(grant);
             refuse(request, refusal);
         }
     }

@@ -125,7 +125,7 @@ impl WorkerActor {
         self.callbacks.drop_one(seq);
         self.pool.do_send(CallbackOver { call });
         // For those who ask whether it is cancelled: what ends its wait is the answer.
-        self.page.interrupt(seq);
+        let _told = self.tell_to_end(seq);
         self.send_answer(seq, HostEnded::Cancelled, Vec::new());
     }
 

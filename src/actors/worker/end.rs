@@ -31,8 +31,10 @@ impl WorkerActor {
 
     /// The page says what had begun.
     pub(super) fn judge(&mut self, exit: Exit) {
-        if self.phase == Phase::Judged {
-            return;
+        match self.phase {
+            Phase::Judged => return,
+            Phase::Panicked { .. } => return self.judge_after_panic(),
+            Phase::Starting | Phase::Serving | Phase::Exited { .. } => {}
         }
         let starting = !self.greeted;
         self.phase = Phase::Judged;
@@ -41,6 +43,7 @@ impl WorkerActor {
         self.heart.stop();
         self.sight = Sight::Unasked;
         self.callbacks.drop_all();
+        self.unheard.clear();
         let death = self.lane.handle_exit(&self.begun());
         let stderr = self.output.stderr_tail();
         self.note_death(exit, &death);
@@ -68,18 +71,21 @@ impl WorkerActor {
             self.send_back(request);
         }
         if let Some(cause) = self.start_failure.take() {
+            self.is_told = true;
             self.pool.do_send(StartFailed { worker: self.id.clone(), cause, permanent: true });
             return;
         }
+        self.is_told = true;
         self.pool.do_send(Died { worker: self.id.clone(), cause: cause.clone(), begun: death.over });
         for call in death.returned {
             self.pool.do_send(TakingBack::Passed { call, worker: self.id.clone() });
         }
         self.registry.do_send(WorkerLost { worker: self.id.clone() });
         for call in death.crashed {
-            let Some(request) = self.requests.remove(&call) else { continue };
+            let Some(mut request) = self.requests.remove(&call) else { continue };
             let error = match &self.violation {
                 Some(what) => Error::Protocol { worker: self.id.clone(), what: Arc::clone(what), ran: Ran::Maybe },
+                None if self.is_void => Error::internal(&*cause, Ran::Maybe),
                 None if self.for_shutdown => Error::ShuttingDown { ran: Ran::Maybe },
                 None => Error::WorkerCrashed(Arc::new(crash(call, &request, self))),
             };

@@ -106,6 +106,7 @@ impl Handler<NeverForked> for WorkerActor {
         if self.phase != Phase::Judged {
             self.phase = Phase::Judged;
             self.kill();
+            self.is_told = true;
             self.pool.do_send(StartFailed { worker: self.id.clone(), cause: why, permanent: false });
         }
     }

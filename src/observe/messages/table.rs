@@ -24,11 +24,14 @@ macro_rules! messages {
 
 messages! {
     Lifecycle {
+        // To each of them, from the one that polls it.
+        Panicked = "panicked",
         // To a session.
         End = "end",
         AwaitEnd = "await end",
         Forgotten = "forgotten",
         ResetAll = "reset",
+        StartedOver = "pool started over",
         // To a pool, from users, sessions and what ends a bridge.
         Open = "open",
         Forget = "forget session",

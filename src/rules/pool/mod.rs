@@ -38,6 +38,7 @@ mod route;
 mod session;
 mod shutdown;
 mod slot;
+mod start_over;
 mod taint;
 mod ticket;
 mod timer;
