@@ -126,16 +126,28 @@ impl Control {
     pub(super) fn poll_report(&self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Received>>> {
         loop {
             let mut guard = ready!(self.socket.poll_read_ready(cx))?;
-            let mut bytes = vec![0; REPORT_LIMIT];
-            match fds::recv(guard.get_inner(), &mut bytes) {
-                Ok(Message { length: 0, .. }) => return Poll::Ready(Ok(None)),
-                Ok(Message { length, mut fds, .. }) => {
-                    let report = serde_json::from_slice(&bytes[..length])?;
-                    return Poll::Ready(Ok(Some((report, fds.pop()))));
-                }
+            match self.report() {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
-                Err(error) => return Poll::Ready(Err(error)),
+                read => return Poll::Ready(read),
             }
+        }
+    }
+
+    /// Of a zygote that is gone: what it has sent is there, though the runtime need not have heard of it.
+    fn last_report(&self) -> io::Result<Option<Received>> {
+        match self.report() {
+            // A process that it left behind may hold the other end open.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            read => read,
+        }
+    }
+
+    fn report(&self) -> io::Result<Option<Received>> {
+        let mut bytes = vec![0; REPORT_LIMIT];
+        let Message { length, mut fds, .. } = fds::recv(self.socket.get_ref(), &mut bytes)?;
+        match length {
+            0 => Ok(None),
+            _ => Ok(Some((serde_json::from_slice(&bytes[..length])?, fds.pop()))),
         }
     }
 }
@@ -207,16 +219,17 @@ impl Stream for ZygoteEvents {
         }
         if self.open {
             let _ = self.control.poll_flushed(cx);
-            match self.control.poll_report(cx) {
+            let told = match self.exit {
+                Some(_) => Poll::Ready(self.control.last_report()),
+                None => self.control.poll_report(cx),
+            };
+            match told {
                 Poll::Ready(Ok(Some((report, pidfd)))) => match self.event(report, pidfd) {
                     Ok(event) => return Poll::Ready(Some(event)),
                     Err(broken) => self.broken = Some(broken),
                 },
                 Poll::Ready(Ok(None)) => self.open = false,
                 Poll::Ready(Err(error)) => self.broken = Some(error.to_string()),
-                // Reaped, and all that it ever sent was read: a process that it left behind may hold
-                // the other end open.
-                Poll::Pending if self.exit.is_some() => self.open = false,
                 Poll::Pending => return Poll::Pending,
             }
         }
@@ -239,6 +252,28 @@ impl Stream for ZygoteEvents {
 mod tests {
     use super::super::Link;
     use super::*;
+    use futures::StreamExt;
+    use std::os::fd::AsFd;
+
+    #[tokio::test]
+    async fn what_a_zygote_told_before_its_end_is_heard_before_that() {
+        let pipe = || fds::output_pipe().expect("a pipe");
+        let ((here, far), (stdout, _), (stderr, _)) = (fds::message_pair().expect("a pair"), pipe(), pipe());
+        let control = Arc::new(Control::new(here).expect("a runtime"));
+        let (_, ends) = Link::new(&WorkerId::new("test".into(), 0, 1), 1).expect("a link");
+        control.request(&WorkerId::new("test".into(), 0, 1), 0, ends).expect("there is room");
+        let output = Output::capture(&"test".into(), "test", stdout, stderr).expect("a runtime");
+        let (reaped, is_reaped) = tokio::sync::oneshot::channel();
+        let mut events = ZygoteEvents::new(control, is_reaped, output);
+
+        // Nothing runs in between, so that the runtime has heard of the exit and not of the report.
+        let (pidfd, _alive) = pipe();
+        fds::send(&far, br#"{"forked": {"id": 1, "pid": 7}}"#, &[pidfd.as_fd()]).expect("there is room");
+        reaped.send(Exit::UNKNOWN).expect("somebody waits");
+        assert!(matches!(events.next().await, Some(ZygoteEvent::Forked { pid: 7, .. })));
+        assert!(matches!(events.next().await, Some(ZygoteEvent::Gone { .. })), "a fork of it holds the socket");
+        assert!(events.next().await.is_none());
+    }
 
     #[tokio::test]
     async fn requests_that_a_full_socket_does_not_take_wait_in_order() {
