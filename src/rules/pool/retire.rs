@@ -32,6 +32,8 @@ impl Pool {
         }
         self.retry(now);
         self.on_slot_ready(now);
+        // The slot that is gone may be the one that the other outdated workers wait for.
+        self.replace_outdated(now);
         self.renew_next(now);
     }
 
