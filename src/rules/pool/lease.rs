@@ -126,8 +126,10 @@ impl Pool {
 
     pub(super) fn grant_ahead(&mut self, id: CallId, place: Place, now: Instant) {
         self.lend(id, place, Stage::Ahead(Lease::new(place)), now);
-        if let Some(ends) = self.calls[&id].wait_ends {
-            self.set_wait_timer(id, ends);
+        match self.calls[&id].wait_ends {
+            Some(ends) => self.set_wait_timer(id, ends),
+            // What goes on has no `queue_timeout`, and its deadline is looked at in the worker.
+            None => self.unset_wait_timer(id),
         }
     }
 

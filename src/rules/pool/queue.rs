@@ -337,7 +337,7 @@ impl Pool {
         self.calls.get_mut(&id).expect("only a known call waits").timer = Some(at);
     }
 
-    fn unset_wait_timer(&mut self, id: CallId) {
+    pub(super) fn unset_wait_timer(&mut self, id: CallId) {
         if let Some(at) =
             self.calls.get_mut(&id).and_then(|call| call.timer.take()).filter(|_| !mutant!("wait.timer_is_left"))
         {
