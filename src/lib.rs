@@ -7,6 +7,7 @@ mod mutants;
 
 mod actors;
 mod api;
+mod clock;
 mod config;
 mod error;
 mod event;

@@ -8,6 +8,7 @@
 //!
 //! One that panics again soon rests before it goes on, so that a panic which comes back at once costs no core.
 
+use crate::clock;
 use crate::event::Fact;
 use crate::observe::{Events, Who};
 use actix::dev::ContextFut;
@@ -89,7 +90,7 @@ impl<A: Supervised + Actor<Context = Context<A>>> Contained<A> {
     }
 
     fn on_panic(&mut self, panic: &(dyn Any + Send)) {
-        let now = Instant::now();
+        let now = clock::now();
         let is_new = self.last.is_none_or(|last| now.duration_since(last) > SOON);
         self.panics = if is_new { 1 } else { self.panics.saturating_add(1) };
         self.last = Some(now);

@@ -8,6 +8,7 @@ use super::core::Life;
 use super::hold::{Hold, SessionState};
 use super::registry::{Registry, Wake};
 use super::session::{AwaitEnd, End, SessionActor};
+use crate::clock;
 use crate::config::{Config, SessionOptions, bounded};
 use crate::error::{Error, Ran, Result};
 use crate::event::{EndReason, Fact};
@@ -107,7 +108,7 @@ impl Directory {
             return Ok(hold);
         }
 
-        let now = Instant::now();
+        let now = clock::now();
         inner.incarnations += 1;
         let key = SessionKey::new(id.clone(), inner.incarnations);
         let ttl = bounded(options.ttl.unwrap_or(self.config.ttl));
@@ -169,7 +170,7 @@ impl Directory {
         if state.automatic {
             inner.end(&state.key, EndReason::OwnerDropped, None);
         } else {
-            inner.sessions.handle_idle(&state.key, Instant::now());
+            inner.sessions.handle_idle(&state.key, clock::now());
             registry.do_send(Wake);
         }
     }

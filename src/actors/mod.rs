@@ -17,6 +17,8 @@ pub(crate) mod refusal;
 pub(crate) mod registry;
 pub(crate) mod request;
 pub(crate) mod scope;
+#[cfg(test)]
+mod scripted;
 pub(crate) mod session;
 mod timer;
 pub(crate) mod worker;

@@ -27,6 +27,7 @@ use super::registry::Registry;
 use super::session::{Forgotten, Grant, Granted, Refused, SessionActor};
 use super::timer::{OnTimer, Timer};
 use super::worker::{self, Listeners, WorkerActor};
+use crate::clock;
 use crate::config::{PoolConfig, bounded};
 use crate::error::{Error, Ran, Result};
 use crate::event::Fact;
@@ -43,7 +44,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 use tokio::sync::oneshot;
 use zygotes::{Number, Zygotes};
 
@@ -285,7 +286,7 @@ impl PoolSupervisor {
                     Ok(link) => self.add_member(worker, link, ids, ctx),
                     Err(error) => {
                         let cause = format!("no worker can be forked: {error}");
-                        self.rules.handle_start_failed(&worker, cause, false, Instant::now());
+                        self.rules.handle_start_failed(&worker, cause, false, clock::now());
                     }
                 }
             }
@@ -326,7 +327,7 @@ impl PoolSupervisor {
 
     fn on_zygote_started(&mut self, outcome: Result<(Zygote, ZygoteEvents), StartError>, ctx: &mut Context<Self>) {
         let Seat::Starting { wanted, .. } = std::mem::replace(&mut self.seat, Seat::Empty) else { return };
-        let now = Instant::now();
+        let now = clock::now();
         match outcome {
             Ok((zygote, events)) => {
                 self.journal.note(Handled::ZygoteStarted, None, None, || starts(&wanted));
@@ -367,7 +368,7 @@ impl PoolSupervisor {
             wanted.retain(|wanted| *wanted != worker);
         }
         let cause = "its zygote did not start in time".to_owned();
-        self.rules.handle_start_failed(&worker, cause, false, Instant::now());
+        self.rules.handle_start_failed(&worker, cause, false, clock::now());
     }
 
     /// A worker is to be killed of which the zygote has said nothing: it is stuck, and nobody else will.
@@ -402,7 +403,8 @@ impl PoolSupervisor {
 
 /// Each `RandomState` has keys of its own.
 fn random() -> u64 {
-    RandomState::new().hash_one(0)
+    // A test that stops the clock is to repeat itself.
+    if clock::is_stopped() { 0 } else { RandomState::new().hash_one(0) }
 }
 
 fn starts(wanted: &[WorkerId]) -> String {
@@ -411,6 +413,10 @@ fn starts(wanted: &[WorkerId]) -> String {
 
 /// Finding an interpreter runs programs and waits for them: a thread of its own does it.
 async fn start_zygote(config: Arc<PoolConfig>) -> Result<(Zygote, ZygoteEvents), StartError> {
+    #[cfg(test)]
+    if let Some(started) = crate::process::scripted::start(&config).await {
+        return started;
+    }
     let (tell, found) = oneshot::channel();
     let search = Arc::clone(&config);
     let spawned = std::thread::Builder::new().name("snakebridge-find".into()).spawn(move || {
@@ -433,7 +439,7 @@ impl Actor for PoolSupervisor {
         self.hear(Handled::Open);
         // Also after a panic, which may have been in the first start.
         if !self.is_stopping() {
-            self.rules.start(Instant::now());
+            self.rules.start(clock::now());
         }
         self.perform(ctx);
     }
@@ -441,7 +447,7 @@ impl Actor for PoolSupervisor {
 
 impl OnTimer for PoolSupervisor {
     fn on_timer(&mut self, ctx: &mut Context<Self>) {
-        self.rules.handle_timeout(Instant::now());
+        self.rules.handle_timeout(clock::now());
         self.hear_alarm();
         self.perform(ctx);
     }

@@ -5,6 +5,7 @@
 use super::directory::Directory;
 use super::pool::{FreeRefs, PoolSupervisor};
 use super::timer::{OnTimer, Timer, epoch};
+use crate::clock;
 use crate::config::LogLevel;
 use crate::event::{EndReason, Fact};
 use crate::id::{PoolName, RefId, SessionKey, WorkerId};
@@ -48,7 +49,7 @@ impl Registry {
             cleanup_log,
             timer: Timer::start(ctx),
             expiry: None,
-            stalls: Stalls::new(heartbeat, epoch(), Instant::now()),
+            stalls: Stalls::new(heartbeat, epoch(), clock::now()),
         }
     }
 
@@ -106,13 +107,13 @@ impl Supervised for Registry {
     fn restarting(&mut self, ctx: &mut Context<Self>) {
         self.journal.note(Handled::Panicked, None, None, || "goes on");
         self.timer = Timer::start(ctx);
-        self.expiry = self.directory.expire(Instant::now());
+        self.expiry = self.directory.expire(clock::now());
     }
 }
 
 impl OnTimer for Registry {
     fn on_timer(&mut self, _: &mut Context<Self>) {
-        let now = Instant::now();
+        let now = clock::now();
         if let Some(late) = self.stalls.handle_timeout(now) {
             let for_ms = u64::try_from(late.as_millis()).unwrap_or(u64::MAX);
             tracing::warn!(target: "snakebridge::bridge", for_ms, "the thread of the bridge did not run");
@@ -152,7 +153,7 @@ impl Handler<Wake> for Registry {
 
     fn handle(&mut self, _: Wake, _: &mut Context<Self>) {
         self.journal.note(Handled::SessionIdle, None, None, || "noted");
-        self.expiry = self.directory.expire(Instant::now());
+        self.expiry = self.directory.expire(clock::now());
         self.perform();
     }
 }
@@ -172,7 +173,7 @@ impl Handler<RefsMade> for Registry {
     fn handle(&mut self, made: RefsMade, _: &mut Context<Self>) {
         let (session, ids) = (&made.session, &made.ids);
         self.journal.note(Handled::RefsMade, None, Some(session), || format!("{} in {}", ids.len(), made.worker));
-        self.refs.handle_made(&made.session, &made.worker, &made.ids, Instant::now());
+        self.refs.handle_made(&made.session, &made.worker, &made.ids, clock::now());
         self.perform();
     }
 }
@@ -189,7 +190,7 @@ impl Handler<RefDropped> for Registry {
 
     fn handle(&mut self, dropped: RefDropped, _: &mut Context<Self>) {
         self.journal.note(Handled::RefDropped, None, None, || format!("{} is to be freed", dropped.id));
-        self.refs.handle_dropped(dropped.id, Instant::now());
+        self.refs.handle_dropped(dropped.id, clock::now());
         self.perform();
     }
 }

@@ -16,6 +16,10 @@ use std::time::Instant;
 
 /// What the ticks of all actors are counted from, so that they coincide.
 pub(crate) fn epoch() -> Instant {
+    #[cfg(test)]
+    if let Some(epoch) = crate::clock::epoch() {
+        return epoch;
+    }
     static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
     *EPOCH
 }

@@ -25,6 +25,7 @@ use super::registry::Registry;
 use super::request::{IfUnheard, Request};
 use super::session::CameBack;
 use super::timer::{OnTimer, Timer, epoch};
+use crate::clock;
 use crate::config::{Affinity, PoolConfig, bounded};
 use crate::error::{Error, Ran, Result};
 use crate::id::{CallId, WorkerId};
@@ -233,7 +234,7 @@ impl WorkerActor {
                         (true, true) => self.page.begun_nested(entry),
                     };
                     self.note_revoked(seq, begun);
-                    self.lane.handle_revocation(seq, begun, Instant::now());
+                    self.lane.handle_revocation(seq, begun, clock::now());
                 }
                 LaneAction::Answer { call, verdict } => self.answer(call, verdict),
                 LaneAction::DropCallback { seq, call } => self.drop_callback(seq, call),
@@ -316,7 +317,7 @@ impl WorkerActor {
             Phase::Starting | Phase::Serving | Phase::Exited { .. } => {}
         }
         let session = request.hold.key().clone();
-        let now = Instant::now();
+        let now = clock::now();
         let (tree, deadline, timeout) = (request.tree(), request.deadline, request.timeout);
         let may_rerun = request.idempotent && request.ticket().may_rerun(self.affinity);
         let sent = self.lane.handle_granted(Granted { call, session, tree, on, deadline, timeout, may_rerun });
@@ -335,7 +336,7 @@ impl WorkerActor {
 
     /// Something that the worker will answer was sent.
     fn look_for_answers(&mut self) {
-        if let Some(budget) = self.polling.on_sent(self.lane.due(), Instant::now()) {
+        if let Some(budget) = self.polling.on_sent(self.lane.due(), clock::now()) {
             self.page.set_poll_budget(budget);
         }
     }
@@ -346,7 +347,7 @@ impl WorkerActor {
             let what = format!("the host has no memory for the arguments: {error}");
             request.promise.answer(Err(Error::internal(what, Ran::No)));
         }
-        self.lane.cancel(call, Instant::now());
+        self.lane.cancel(call, clock::now());
         self.perform();
     }
 
@@ -374,7 +375,7 @@ impl WorkerActor {
                 self.journal.note(Handled::Hello, None, None, || "takes calls");
                 self.phase = Phase::Serving;
                 self.greeted = true;
-                self.heart.start(Instant::now());
+                self.heart.start(clock::now());
                 self.tell_started();
                 Ok(())
             }
@@ -450,7 +451,7 @@ impl WorkerActor {
     /// From now on the next call of the entry runs.
     fn note_answered(&mut self, seq: u64) {
         if let Some(Sent { entry, nested: false, .. }) = self.lane.sent(seq) {
-            self.answered_at[entry as usize] = Instant::now();
+            self.answered_at[entry as usize] = clock::now();
         }
     }
 
@@ -486,7 +487,7 @@ impl WorkerActor {
                 false
             }
             Poll::Ready(Ok(length)) => {
-                let now = Instant::now();
+                let now = clock::now();
                 self.polling.on_received(now);
                 self.heart.handle_heard(now);
                 self.on_message(length, ctx);
@@ -508,7 +509,7 @@ impl Actor for WorkerActor {
 
 impl OnTimer for WorkerActor {
     fn on_timer(&mut self, _: &mut Context<Self>) {
-        let now = Instant::now();
+        let now = clock::now();
         self.lane.handle_timeout(now);
         self.beat(now);
         self.journal.note(Handled::CallAlarm, None, None, || "deadlines looked at");
@@ -557,7 +558,7 @@ impl ActorFuture<WorkerActor> for Pump {
         // Looked at before the last read: what was written before the exit is then read to its end,
         // though a process that it forked may hold the socket open.
         let exited = actor.exit.is_some() || actor.exit_seen;
-        let look = actor.polling.look(actor.page.worker_sent(), Instant::now);
+        let look = actor.polling.look(actor.page.worker_sent(), clock::now);
         for taken in 0..BATCH {
             let first = match look {
                 Look::Receive(first) if taken == 0 => first,

@@ -13,6 +13,7 @@ use crate::actors::pool::{
 use crate::actors::registry::CountRefs;
 use crate::actors::scope;
 use crate::actors::session::{SessionActor, SessionStatus};
+use crate::clock;
 use crate::config::{Config, SessionOptions, bounded};
 use crate::error::{Error, Ran, Result};
 use crate::event::Event;
@@ -29,7 +30,7 @@ use serde::de::DeserializeOwned;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// A running bridge: its pools, their workers, and the sessions in them.
@@ -98,7 +99,7 @@ impl SnakeBridge {
         Self { life, auto: Arc::default() }
     }
 
-    fn core(&self) -> &Arc<Core> {
+    pub(crate) fn core(&self) -> &Arc<Core> {
         &self.life.core
     }
 
@@ -609,7 +610,7 @@ impl SnakeBridge {
     /// # Errors
     /// `Timeout` if that takes longer; `ShuttingDown`.
     pub fn await_ready(&self, within: Duration) -> impl Future<Output = Result<()>> + Send + 'static {
-        let until = Instant::now() + bounded(within);
+        let until = clock::now() + bounded(within);
         let core = Arc::clone(self.core());
         let asked: Vec<_> = core.pools.values().map(|pool| pool.addr.send(AwaitReady { until })).collect();
         async move {

@@ -8,6 +8,7 @@ use crate::actors::hold::{Hold, hold_of};
 use crate::actors::request::{IfUnheard, Place, Promise, Reply, Request};
 use crate::actors::session::{self, GiveUp};
 use crate::actors::{refusal, scope};
+use crate::clock;
 use crate::config::{Affinity, SessionOptions, bounded};
 use crate::error::{ConvertError, Error, Ran, Result};
 use crate::id::{CallId, PoolName, SessionId};
@@ -26,7 +27,7 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 /// A call that is not yet made: set what differs from the defaults, then await it, or one of
@@ -589,7 +590,7 @@ impl Draft {
         let rebuilds = scope.as_ref().and_then(|scope| scope.rebuilds(hold.key(), &address.pool));
         let purpose = rebuilds.map_or(purpose, |under| Purpose::Rebuilding { under });
         let timeout = timeout.or(pool.config.timeout).or(core.timeout);
-        let own = timeout.map(|timeout| (Instant::now() + bounded(timeout), timeout));
+        let own = timeout.map(|timeout| (clock::now() + bounded(timeout), timeout));
         let (deadline, timeout) = tree.map_or(own, |tree| tree.bound(own)).unzip();
         let call = core.next_call();
         let witness = Witness::of_call(&core.observers, call, hold.id(), &address.pool);

@@ -96,6 +96,11 @@ impl Channel {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn close(&self) {
+        let _gone = rustix::net::shutdown(self.socket.get_ref(), rustix::net::Shutdown::Both);
+    }
+
     /// Waits until a message may fit again, or the worker is gone.
     ///
     /// # Errors

@@ -19,6 +19,8 @@ mod output;
 mod page;
 mod reports;
 mod residency;
+#[cfg(test)]
+pub(crate) mod scripted;
 mod spawn;
 #[cfg(test)]
 mod tests;

@@ -137,6 +137,29 @@ impl Page {
     }
 }
 
+/// As the worker has it.
+#[cfg(test)]
+impl Page {
+    pub(super) fn far(memory: &OwnedFd) -> io::Result<Self> {
+        let page = Self::map(memory, 1)?;
+        let entries = page.word(WORD_ENTRIES).load(Ordering::Acquire);
+        Ok(Self { entries: u32::try_from(entries).expect("few"), ..page })
+    }
+
+    pub(crate) fn set_fenced(&self) {
+        self.word(WORD_FENCED).store(1, Ordering::Release);
+    }
+
+    pub(crate) fn begin(&self, entry: u32, nested: bool, seq: u64) {
+        let word = if nested { ENTRY_BEGUN_NESTED } else { ENTRY_BEGUN };
+        self.entry(entry, word).store(seq, Ordering::SeqCst);
+    }
+
+    pub(crate) fn count_worker_sent(&self) {
+        self.word(WORD_WORKER_SENT).fetch_add(1, Ordering::Release);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -150,6 +150,13 @@ impl Zygote {
         Ok(link)
     }
 
+    /// One without a process, for tests.
+    #[cfg(test)]
+    pub(super) fn played(control: Arc<Control>, concurrency: usize, lifeline: Lifeline) -> Self {
+        let guarantees = Guarantees { lifeline: true, exec_because: None };
+        Self { control, concurrency, guarantees, _lifeline: lifeline }
+    }
+
     pub(crate) fn guarantees(&self) -> &Guarantees {
         &self.guarantees
     }

@@ -29,7 +29,7 @@ pub(crate) mod session;
 pub(crate) mod stall;
 
 #[cfg(test)]
-mod sim;
+pub(crate) mod sim;
 
 #[cfg(test)]
 mod tests {

@@ -12,6 +12,8 @@ mod golden;
 mod interrupts;
 mod plan;
 
+#[cfg(test)]
+pub(crate) use plan::decode as decode_plan;
 pub(crate) use plan::{Plan, Step};
 
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
@@ -212,6 +214,16 @@ impl FromWorker {
             Self::Hello { .. } | Self::Passed { .. } | Self::Pong => 0,
         };
         if rest.len() == inline { Ok((message, rest)) } else { Err(Malformed("a body of another length than said")) }
+    }
+}
+
+#[cfg(test)]
+impl ToWorker<'static> {
+    /// As a worker reads it, and the inline body behind it.
+    pub(crate) fn decode(datagram: &[u8]) -> (Self, &[u8]) {
+        let (message, read) =
+            bincode::decode_from_slice::<Self, _>(datagram, layout()).expect("the host says nothing else");
+        (message, &datagram[read..])
     }
 }
 

@@ -63,6 +63,13 @@ pub(crate) enum Step {
     Eval { namespace: u64 },
 }
 
+/// The steps of an encoded plan, and what is wanted, as a worker reads them.
+#[cfg(test)]
+pub(crate) fn decode(plan: &[u8]) -> (Vec<Step>, Vec<u8>) {
+    let (plan, _) = bincode::decode_from_slice::<(bool, Vec<Step>, Vec<u8>), _>(plan, layout()).expect("a plan");
+    (plan.1, plan.2)
+}
+
 impl Plan<'_> {
     pub(crate) fn encode(&self) -> Vec<u8> {
         // Long enough for most, so that it does not grow step by step.

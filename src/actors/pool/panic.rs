@@ -8,12 +8,12 @@ use super::{PoolSupervisor, Seat};
 use crate::actors::session::StartedOver;
 use crate::actors::timer::Timer;
 use crate::actors::worker;
+use crate::clock;
 use crate::error::{Error, Ran};
 use crate::id::WorkerId;
 use crate::observe::Handled;
 use actix::prelude::*;
 use std::sync::Arc;
-use std::time::Instant;
 
 const CAUSE: &str = "the supervisor of its pool panicked";
 
@@ -31,7 +31,7 @@ impl Supervised for PoolSupervisor {
         self.closing.get_or_insert_default();
         self.forget_starts();
         let forked: Vec<WorkerId> = self.workers.keys().cloned().collect();
-        self.rules.start_over(CAUSE, |worker| self.workers.contains_key(worker), Instant::now());
+        self.rules.start_over(CAUSE, |worker| self.workers.contains_key(worker), clock::now());
         for worker in forked {
             let is_known = self.rules.workers().any(|view| *view.id == worker);
             self.order(&worker, worker::PoolPanicked { cause: CAUSE });
@@ -42,7 +42,7 @@ impl Supervised for PoolSupervisor {
             }
         }
         if self.is_stopping() {
-            self.rules.shutdown(Instant::now());
+            self.rules.shutdown(clock::now());
         }
     }
 }

@@ -2,12 +2,12 @@
 
 use super::PoolSupervisor;
 use crate::actors::session::{SessionActor, WithdrawalSeen};
+use crate::clock;
 use crate::id::{CallId, SessionKey, WorkerId};
 use crate::observe::Handled;
 use crate::rules::pool::Ticket;
 use actix::prelude::*;
 use std::sync::Arc;
-use std::time::Instant;
 use tokio::sync::oneshot;
 
 /// A call wants a worker.
@@ -27,7 +27,7 @@ impl Handler<Submit> for PoolSupervisor {
             self.sessions.insert(ticket.session.clone(), session);
         }
         self.hear_of_call(Handled::Ticket, ticket.call, Some(&ticket.session));
-        self.rules.handle_ticket(ticket, Instant::now());
+        self.rules.handle_ticket(ticket, clock::now());
         self.perform(ctx);
     }
 }
@@ -45,7 +45,7 @@ impl Handler<Withdrawn> for PoolSupervisor {
 
     fn handle(&mut self, Withdrawn { call, session }: Withdrawn, ctx: &mut Context<Self>) {
         self.hear_of_call(Handled::Withdrawn, call, None);
-        let is_last = self.rules.handle_withdrawn(call, Instant::now());
+        let is_last = self.rules.handle_withdrawn(call, clock::now());
         self.note_decision();
         // Behind a grant that is under way, which so meets the body still.
         session.do_send(WithdrawalSeen { call, is_last });
@@ -66,7 +66,7 @@ impl Handler<LeaseReturned> for PoolSupervisor {
 
     fn handle(&mut self, LeaseReturned { call, worker }: LeaseReturned, ctx: &mut Context<Self>) {
         self.hear_of_call(Handled::LeaseReturned, call, None);
-        self.rules.handle_lease_returned(call, &worker, Instant::now());
+        self.rules.handle_lease_returned(call, &worker, clock::now());
         self.perform(ctx);
     }
 }
@@ -84,7 +84,7 @@ impl Handler<Rebuilt> for PoolSupervisor {
 
     fn handle(&mut self, Rebuilt { call, worker }: Rebuilt, ctx: &mut Context<Self>) {
         self.hear_of_call(Handled::Rebuilt, call, None);
-        self.rules.handle_rebuilt(call, &worker, Instant::now());
+        self.rules.handle_rebuilt(call, &worker, clock::now());
         self.perform(ctx);
     }
 }
@@ -103,7 +103,7 @@ impl Handler<RebuildFailed> for PoolSupervisor {
 
     fn handle(&mut self, RebuildFailed { call, worker }: RebuildFailed, ctx: &mut Context<Self>) {
         self.hear_of_call(Handled::RebuildFailed, call, None);
-        self.rules.handle_rebuild_failed(call, &worker, Instant::now());
+        self.rules.handle_rebuild_failed(call, &worker, clock::now());
         self.perform(ctx);
     }
 }
@@ -122,7 +122,7 @@ impl Handler<Forget> for PoolSupervisor {
     fn handle(&mut self, Forget { session, actor }: Forget, ctx: &mut Context<Self>) {
         self.sessions.entry(session.clone()).or_insert(actor);
         self.hear_of_session(Handled::Forget, &session);
-        self.rules.forget(&session, Instant::now());
+        self.rules.forget(&session, clock::now());
         self.perform(ctx);
     }
 }
@@ -141,7 +141,7 @@ impl Handler<Reset> for PoolSupervisor {
 
     fn handle(&mut self, Reset { session, done }: Reset, ctx: &mut Context<Self>) {
         self.hear_of_session(Handled::Reset, &session);
-        self.rules.reset(&session, Instant::now());
+        self.rules.reset(&session, clock::now());
         self.perform(ctx);
         drop(done);
     }

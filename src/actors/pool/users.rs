@@ -2,6 +2,7 @@
 
 use super::PoolSupervisor;
 use crate::actors::worker;
+use crate::clock;
 use crate::error::{Error, PythonError, Result};
 use crate::id::WorkerId;
 use crate::observe::Handled;
@@ -37,7 +38,7 @@ impl Handler<TaintWorker> for PoolSupervisor {
 
     fn handle(&mut self, taint: TaintWorker, ctx: &mut Context<Self>) -> Result<()> {
         self.hear_of_worker(Handled::Taint, &taint.worker);
-        let outcome = self.rules.taint(&taint.worker, taint.how_long, taint.reason, Instant::now());
+        let outcome = self.rules.taint(&taint.worker, taint.how_long, taint.reason, clock::now());
         self.perform(ctx);
         known(outcome)
     }
@@ -55,7 +56,7 @@ impl Handler<ClearTaint> for PoolSupervisor {
 
     fn handle(&mut self, clear: ClearTaint, ctx: &mut Context<Self>) -> Result<()> {
         self.hear_of_worker(Handled::ClearTaint, &clear.worker);
-        let outcome = self.rules.clear_taint(&clear.worker, Instant::now());
+        let outcome = self.rules.clear_taint(&clear.worker, clock::now());
         self.perform(ctx);
         known(outcome)
     }
@@ -73,7 +74,7 @@ impl Handler<RestartWorker> for PoolSupervisor {
 
     fn handle(&mut self, restart: RestartWorker, ctx: &mut Context<Self>) -> ResponseFuture<Result<()>> {
         self.hear_of_worker(Handled::Restart, &restart.worker);
-        match known(self.rules.restart_worker(&restart.worker, Instant::now())) {
+        match known(self.rules.restart_worker(&restart.worker, clock::now())) {
             Ok(()) => self.settle(ctx),
             Err(unknown) => {
                 self.note_decision();
@@ -96,7 +97,7 @@ impl Handler<Resize> for PoolSupervisor {
     fn handle(&mut self, Resize { size }: Resize, ctx: &mut Context<Self>) -> ResponseFuture<Result<()>> {
         self.hear(Handled::Resize);
         self.size = size;
-        self.rules.resize(size, Instant::now());
+        self.rules.resize(size, clock::now());
         self.settle(ctx)
     }
 }
@@ -117,7 +118,7 @@ impl Handler<Shutdown> for PoolSupervisor {
         }
         let (stopped, when_stopped) = oneshot::channel();
         self.when_stopped.push(stopped);
-        self.rules.shutdown(Instant::now());
+        self.rules.shutdown(clock::now());
         self.perform(ctx);
         Box::pin(async move {
             // Dropped with the actor, which then has stopped as well.

@@ -2,11 +2,11 @@
 
 use super::PoolSupervisor;
 use crate::actors::worker;
+use crate::clock;
 use crate::id::{CallId, RefId, SessionKey, WorkerId};
 use crate::observe::Handled;
 use actix::prelude::*;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// It takes calls.
 #[derive(Message)]
@@ -20,7 +20,7 @@ impl Handler<Started> for PoolSupervisor {
 
     fn handle(&mut self, Started { worker }: Started, ctx: &mut Context<Self>) {
         self.hear_of_worker(Handled::Started, &worker);
-        self.rules.handle_ready(&worker, Instant::now());
+        self.rules.handle_ready(&worker, clock::now());
         self.perform(ctx);
     }
 }
@@ -39,7 +39,7 @@ impl Handler<StartFailed> for PoolSupervisor {
 
     fn handle(&mut self, failed: StartFailed, ctx: &mut Context<Self>) {
         self.hear_of_worker(Handled::StartFailed, &failed.worker);
-        self.rules.handle_start_failed(&failed.worker, failed.cause, failed.permanent, Instant::now());
+        self.rules.handle_start_failed(&failed.worker, failed.cause, failed.permanent, clock::now());
         self.perform(ctx);
     }
 }
@@ -66,7 +66,7 @@ impl Handler<LeaseOver> for PoolSupervisor {
                 member.requests += 1;
             }
         }
-        self.rules.handle_lease_over(over.call, over.pins_made, Instant::now());
+        self.rules.handle_lease_over(over.call, over.pins_made, clock::now());
         self.perform(ctx);
     }
 }
@@ -101,7 +101,7 @@ impl Handler<CallbackBegun> for PoolSupervisor {
 
     fn handle(&mut self, CallbackBegun { call }: CallbackBegun, ctx: &mut Context<Self>) {
         self.hear_of_call(Handled::CallbackBegun, call, None);
-        self.rules.handle_callback(call, Instant::now());
+        self.rules.handle_callback(call, clock::now());
         self.perform(ctx);
     }
 }
@@ -118,7 +118,7 @@ impl Handler<CallbackOver> for PoolSupervisor {
 
     fn handle(&mut self, CallbackOver { call }: CallbackOver, ctx: &mut Context<Self>) {
         self.hear_of_call(Handled::CallbackOver, call, None);
-        self.rules.handle_callback_over(call, Instant::now());
+        self.rules.handle_callback_over(call, clock::now());
         self.perform(ctx);
     }
 }
@@ -139,7 +139,7 @@ impl Handler<TakingBack> for PoolSupervisor {
     type Result = ();
 
     fn handle(&mut self, outcome: TakingBack, ctx: &mut Context<Self>) {
-        let now = Instant::now();
+        let now = clock::now();
         match &outcome {
             TakingBack::Done { call } => self.hear_of_call(Handled::TakenBack, *call, None),
             TakingBack::Kept { call } => self.hear_of_call(Handled::Kept, *call, None),
@@ -168,7 +168,7 @@ impl Handler<Died> for PoolSupervisor {
 
     fn handle(&mut self, died: Died, ctx: &mut Context<Self>) {
         self.hear_of_worker(Handled::Died, &died.worker);
-        self.rules.handle_exit(&died.worker, died.cause, died.begun, Instant::now());
+        self.rules.handle_exit(&died.worker, died.cause, died.begun, clock::now());
         self.perform(ctx);
     }
 }
@@ -206,7 +206,7 @@ impl Handler<RenewWorker> for PoolSupervisor {
 
     fn handle(&mut self, RenewWorker { worker, reason }: RenewWorker, ctx: &mut Context<Self>) {
         self.hear_of_worker(Handled::Renew, &worker);
-        self.rules.renew(&worker, reason, Instant::now());
+        self.rules.renew(&worker, reason, clock::now());
         self.perform(ctx);
     }
 }
@@ -242,7 +242,7 @@ impl Handler<FreeRefs> for PoolSupervisor {
 
     fn handle(&mut self, free: FreeRefs, ctx: &mut Context<Self>) {
         self.hear_of_session(Handled::FreeRefs, &free.session);
-        self.rules.handle_unpinned(&free.session, &free.worker, free.ids.len(), Instant::now());
+        self.rules.handle_unpinned(&free.session, &free.worker, free.ids.len(), clock::now());
         self.note_decision();
         self.order(&free.worker, worker::Free { ids: free.ids });
         self.perform(ctx);

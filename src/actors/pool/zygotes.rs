@@ -2,6 +2,7 @@
 
 use super::{PoolSupervisor, Seat, start_zygote};
 use crate::actors::worker;
+use crate::clock;
 use crate::error::{Error, Ran, Result};
 use crate::id::WorkerId;
 use crate::observe::Handled;
@@ -11,7 +12,6 @@ use actix::prelude::*;
 use futures::StreamExt;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
 use tokio::sync::oneshot;
 
 /// Which of them a worker or a report is of.
@@ -120,7 +120,7 @@ impl PoolSupervisor {
                 };
                 self.seat(zygote, events, wanted, ctx);
                 self.settling.push(answer);
-                self.rules.reload(Instant::now());
+                self.rules.reload(clock::now());
             }
             Err(StartError { what, .. }) => {
                 self.journal.note(Handled::ZygoteFailed, None, None, || what.as_str());
@@ -234,7 +234,7 @@ impl PoolSupervisor {
             Seat::Ending { wanted } => wanted,
             Seat::Empty | Seat::Starting { .. } | Seat::Taken(_) | Seat::Left => Vec::new(),
         };
-        self.rules.handle_zygote_lost(Instant::now());
+        self.rules.handle_zygote_lost(clock::now());
         for worker in wanted {
             self.start_worker(worker, ctx);
         }

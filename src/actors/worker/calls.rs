@@ -2,11 +2,11 @@
 
 use super::WorkerActor;
 use crate::actors::request::Request;
+use crate::clock;
 use crate::id::{CallId, RefId};
 use crate::observe::Handled;
 use actix::prelude::*;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// A granted call.
 #[derive(Message)]
@@ -37,7 +37,7 @@ impl Handler<Abandon> for WorkerActor {
 
     fn handle(&mut self, Abandon { call }: Abandon, _: &mut Context<Self>) {
         self.note_wish(Handled::Abandon, call);
-        self.lane.cancel(call, Instant::now());
+        self.lane.cancel(call, clock::now());
         self.perform();
     }
 }

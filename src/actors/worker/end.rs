@@ -6,11 +6,12 @@ use super::{Phase, Sight, WorkerActor};
 use crate::actors::pool::{Died, StartFailed, TakingBack};
 use crate::actors::registry::WorkerLost;
 use crate::actors::request::Request;
+use crate::clock;
 use crate::error::{Crash, Error, Ran};
 use crate::process::Exit;
 use crate::rules::lane::Sent;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long the zygote may take to say how a worker ended, once its end was seen. On a busy machine it is late by
 /// tens of milliseconds; what starts the next worker is that same zygote, so that nothing waits for it in vain.
@@ -22,7 +23,7 @@ impl WorkerActor {
         if let Some(exit) = self.exit {
             self.judge(exit);
         } else if let Phase::Starting | Phase::Serving = self.phase {
-            self.phase = Phase::Exited { judged_by: Instant::now() + self.status_wait };
+            self.phase = Phase::Exited { judged_by: clock::now() + self.status_wait };
             // It would be found silent.
             self.heart.stop();
             self.perform();
@@ -97,6 +98,6 @@ impl WorkerActor {
     fn running_for(&self, request: &Request) -> Duration {
         let Some((sent_at, Sent { entry, nested, .. })) = request.sent else { return Duration::ZERO };
         let before = if nested { sent_at } else { self.answered_at[entry as usize] };
-        before.max(sent_at).elapsed()
+        clock::now().saturating_duration_since(before.max(sent_at))
     }
 }

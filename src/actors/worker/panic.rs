@@ -5,12 +5,13 @@ use super::{Phase, Pump, Sight, WorkerActor};
 use crate::actors::pool::{Died, TakingBack};
 use crate::actors::registry::WorkerLost;
 use crate::actors::timer::Timer;
+use crate::clock;
 use crate::error::{Error, Ran};
 use crate::id::CallId;
 use crate::observe::Handled;
 use crate::rules::lane::Sent;
 use actix::prelude::*;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long callers wait for the exit, which says whether their calls had begun. A process that is killed and does
 /// not end sleeps in the kernel.
@@ -36,7 +37,7 @@ impl Supervised for WorkerActor {
         self.heart.stop();
         self.sight = Sight::Unasked;
         if !self.is_told {
-            self.phase = Phase::Panicked { answered_by: Some(Instant::now() + EXIT_WAIT) };
+            self.phase = Phase::Panicked { answered_by: Some(clock::now() + EXIT_WAIT) };
             ctx.spawn(Pump);
         }
         self.kill_for(CAUSE.to_owned());

@@ -7,6 +7,7 @@
 //! thread waits in the kernel for the worker that it has just fed. What does not pay is left off: where
 //! two looks find nothing, with few that do between them, they rest for a while, and longer each time.
 
+use crate::clock;
 use crate::process::First;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -81,7 +82,9 @@ pub(super) enum Look {
 
 impl Polling {
     pub(super) fn new(concurrency: usize) -> Self {
-        Self::with(concurrency, *CORES, &LOOKING)
+        let mut polling = Self::with(concurrency, *CORES, &LOOKING);
+        polling.is_possible &= !clock::is_stopped();
+        polling
     }
 
     fn with(concurrency: usize, cores: usize, all_looking: &'static AtomicUsize) -> Self {

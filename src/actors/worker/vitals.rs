@@ -2,6 +2,7 @@
 
 use super::{Sight, WorkerActor};
 use crate::actors::pool::{RenewWorker, Silence};
+use crate::clock;
 use crate::process::Residency;
 use crate::rules::heartbeat::HeartAction;
 use crate::rules::lane::Begun;
@@ -63,7 +64,7 @@ impl WorkerActor {
             }
         }
         if !matches!(self.sight, Sight::Unasked) {
-            self.memory.handle_calls(self.lane.due() > 0, Instant::now());
+            self.memory.handle_calls(self.lane.due() > 0, clock::now());
         }
     }
 

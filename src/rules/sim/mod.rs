@@ -8,7 +8,7 @@ mod actors;
 mod callbacks;
 mod interrupts;
 mod process;
-mod random;
+pub(crate) mod random;
 pub(crate) mod reach;
 mod threads;
 mod witness;

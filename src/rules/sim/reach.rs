@@ -91,21 +91,24 @@ pub(crate) fn hit(what: String) {
     HITS.with_borrow_mut(|hits| *hits.entry(what).or_default() += 1);
 }
 
-pub(super) fn take() -> Reached {
+pub(crate) fn take() -> Reached {
     Reached(HITS.take())
 }
 
 impl Reached {
-    pub(super) fn and(mut self, other: Self) -> Self {
+    pub(crate) fn and(mut self, other: Self) -> Self {
         for (what, count) in other.0 {
             *self.0.entry(what).or_default() += count;
         }
         self
     }
 
-    pub(super) fn check(&self) {
+    pub(crate) fn check(&self) {
         let rows = ROWS.iter().flat_map(|row| AFFINITIES.iter().map(move |affinity| format!("{row} / {affinity}")));
-        let wanted = rows.chain(EVENTS.iter().map(|event| (*event).to_owned()));
+        self.check_for(rows.chain(EVENTS.iter().map(|event| (*event).to_owned())));
+    }
+
+    pub(crate) fn check_for(&self, wanted: impl Iterator<Item = String>) {
         let rare: Vec<String> = wanted
             .filter_map(|what| {
                 let count = self.0.get(&what).copied().unwrap_or(0);

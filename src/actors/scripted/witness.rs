@@ -1,0 +1,196 @@
+//! What really happened, noted by nobody that is tested, and judged at once.
+
+use super::faults::Faults;
+use crate::config::Affinity;
+use crate::error::{Error, Ran};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a call carries that binds it to a worker.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Carries {
+    Nothing,
+    Ref(String),
+    Namespace,
+}
+
+/// A call as its client made it.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    /// Which of the sessions of that id.
+    pub(super) session: (usize, u64),
+    pub(super) affinity: Affinity,
+    pub(super) carries: Carries,
+    pub(super) is_idempotent: bool,
+    /// Made in a callback, or to make a home ready.
+    pub(super) is_inner: bool,
+    pub(super) has_deadline: bool,
+}
+
+#[derive(Debug)]
+struct Record {
+    asked: Asked,
+    begun: Vec<String>,
+    /// Its worker has said how it ended.
+    is_finished: bool,
+    is_raised: bool,
+    /// What it said was written whole.
+    is_sent: bool,
+    outcome: Option<String>,
+    never_ran: bool,
+}
+
+#[derive(Default)]
+pub(super) struct Witness {
+    calls: BTreeMap<u64, Record>,
+    last_begun: BTreeMap<((usize, u64), Carries), u64>,
+    homes: BTreeMap<(usize, u64), String>,
+    /// The `strict_queue` call of a session that runs in a worker.
+    running: BTreeMap<((usize, u64), String), u64>,
+    homes_are_kept: bool,
+    /// Sessions that find another home by themselves.
+    pub(super) rehoming: BTreeSet<usize>,
+    is_fenced: bool,
+    is_faultless: bool,
+    pub(super) violations: Vec<String>,
+}
+
+impl Witness {
+    pub(super) fn new(faults: &Faults) -> Self {
+        Self {
+            homes_are_kept: faults.homes_are_kept(),
+            is_fenced: !faults.no_fence,
+            is_faultless: faults.are_none(),
+            ..Self::default()
+        }
+    }
+
+    fn check(&mut self, holds: bool, what: impl FnOnce() -> String) {
+        if !holds {
+            self.violations.push(what());
+        }
+    }
+
+    pub(super) fn asked(&mut self, asked: Asked) -> u64 {
+        let number = self.calls.len() as u64 + 1;
+        let record = Record {
+            asked,
+            begun: Vec::new(),
+            is_finished: false,
+            is_raised: false,
+            is_sent: false,
+            outcome: None,
+            never_ran: false,
+        };
+        self.calls.insert(number, record);
+        number
+    }
+
+    pub(super) fn begin(&mut self, number: u64, worker: &str) {
+        let Some(record) = self.calls.get_mut(&number) else {
+            return self.violations.push(format!("call {number} begins, and nobody made it"));
+        };
+        record.begun.push(worker.to_owned());
+        let asked = record.asked.clone();
+        let (times, never_ran, outcome) = (record.begun.len(), record.never_ran, record.outcome.clone());
+        self.check(times <= 1 + usize::from(asked.is_idempotent), || format!("call {number} begins {times} times"));
+        self.check(!never_ran, || format!("call {number} begins after {outcome:?}"));
+        if let Carries::Ref(holder) = &asked.carries {
+            self.check(worker == holder, || format!("call {number} begins in {worker}, its ref is in {holder}"));
+        }
+        if asked.is_inner || times > 1 {
+            return;
+        }
+        if asked.affinity != Affinity::Hint && asked.carries == Carries::Nothing {
+            let home = self.homes.entry(asked.session).or_insert_with(|| worker.to_owned());
+            let before = std::mem::replace(home, worker.to_owned());
+            let is_kept = !self.homes_are_kept || self.rehoming.contains(&asked.session.0) || before == worker;
+            self.check(is_kept, || format!("call {number} begins in {worker}, its home is {before}"));
+        }
+        if asked.affinity == Affinity::StrictQueue {
+            let beside = self.running.insert((asked.session, worker.to_owned()), number);
+            self.check(beside.is_none(), || format!("call {number} runs beside {beside:?}"));
+            let last = self.last_begun.insert((asked.session, asked.carries), number);
+            self.check(last.is_none_or(|last| last < number), || format!("call {number} begins after {last:?}"));
+        }
+    }
+
+    /// Its worker is about to say how it ended.
+    pub(super) fn finish(&mut self, number: u64, is_raised: bool) {
+        if let Some(record) = self.calls.get_mut(&number) {
+            record.is_finished = true;
+            record.is_raised = is_raised;
+        }
+        self.running.retain(|_, running| *running != number);
+    }
+
+    /// It has said so.
+    pub(super) fn sent(&mut self, number: u64) {
+        if let Some(record) = self.calls.get_mut(&number) {
+            record.is_sent = true;
+        }
+    }
+
+    pub(super) fn died(&mut self, worker: &str) {
+        self.running.retain(|(_, at), _| at != worker);
+    }
+
+    pub(super) fn given_up(&mut self, number: u64) {
+        self.outcome(number, "given up".to_owned());
+    }
+
+    fn outcome(&mut self, number: u64, outcome: String) {
+        let record = self.calls.get_mut(&number).expect("it was asked");
+        if let Some(before) = record.outcome.replace(outcome.clone()) {
+            self.violations.push(format!("call {number} is answered twice: {before}, {outcome}"));
+        }
+    }
+
+    /// Its caller has its value.
+    pub(super) fn served(&mut self, number: u64, is_right: bool) {
+        let record = &self.calls[&number];
+        let (finished, raised) = (record.is_finished, record.is_raised);
+        self.check(is_right && finished && !raised, || format!("call {number} has a value that nobody gave it"));
+        self.outcome(number, "a value".to_owned());
+    }
+
+    /// Its caller has an error.
+    pub(super) fn failed(&mut self, number: u64, error: &Error) {
+        let record = self.calls.get_mut(&number).expect("it was asked");
+        let (begun, finished, raised) = (record.begun.len(), record.is_finished, record.is_raised);
+        let code = if let Error::OnHome(_) = error { "on_home" } else { error.code() };
+        let ran = error.ran();
+        let has_deadline = record.asked.has_deadline;
+        let is_lost = record.is_sent && code == "worker_crashed";
+        record.never_ran = ran == Ran::No;
+        let fits = match ran {
+            Ran::No => begun == 0,
+            Ran::Yes => finished,
+            // What is not fenced counts as begun.
+            Ran::Maybe => begun > 0 || !self.is_fenced,
+        };
+        self.check(fits, || format!("call {number} begun {begun} times, finished: {finished}, and is told {error:?}"));
+        self.check(code != "python" || raised, || format!("call {number} raised nothing, and is told {error}"));
+        self.check(code != "timeout" || has_deadline, || format!("call {number} has no deadline, and is told {error}"));
+        let is_fair = matches!(
+            code,
+            "worker_busy"
+                | "on_home"
+                | "python"
+                | "convert"
+                | "pool_saturated"
+                | "queue_timeout"
+                | "would_deadlock"
+                | "refs_on_different_workers"
+        );
+        self.check(!self.is_faultless || is_fair, || {
+            format!("call {number}: nothing is wrong, and it is told {error}")
+        });
+        self.check(!is_lost, || format!("what call {number} has answered is lost: {error}"));
+        self.check(code != "internal", || format!("call {number} is told {error}"));
+        self.outcome(number, format!("{code} {ran:?}"));
+    }
+
+    pub(super) fn unanswered(&self) -> Vec<u64> {
+        self.calls.iter().filter(|(_, record)| record.outcome.is_none()).map(|(number, _)| *number).collect()
+    }
+}
