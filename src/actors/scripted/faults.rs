@@ -66,7 +66,7 @@ impl Faults {
             releases: fault(3),
             give_ups: fault(2),
             deadlines: fault(2),
-            shutdown: fault(6),
+            shutdown: fault(4),
         }
     }
 
@@ -122,7 +122,7 @@ pub(super) async fn nemesis(world: Arc<World>, py: SnakeBridge) {
                 world.in_background("resized", py.resize("p", size));
             }
             (8, _) if faults.reloads => world.in_background("reloaded", py.reload("p")),
-            (9, _) if faults.shutdown && world.one_in(3) => {
+            (9, _) if faults.shutdown && world.one_in(2) => {
                 hit("shut down at any moment".into());
                 world.begin_shutdown();
                 world.in_background("shut down", py.shutdown());
