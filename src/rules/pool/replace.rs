@@ -29,7 +29,6 @@ impl Pool {
         if self.holds_its_slot(place) {
             self.replace(place, "restart_worker", now);
         }
-        self.retry(now);
         Ok(())
     }
 
@@ -62,8 +61,8 @@ impl Pool {
         }
     }
 
-    /// Somebody has acted who may have seen to the cause: what a degraded pool misses is started at once.
-    pub(super) fn retry(&mut self, now: Instant) {
+    /// The code is another, and with it perhaps the cause: what a degraded pool misses is started at once.
+    fn retry(&mut self, now: Instant) {
         if self.restarts.retry() {
             while let Some(slot) = self.longest_missing() {
                 self.start_slot(slot, now);

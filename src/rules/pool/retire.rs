@@ -30,7 +30,6 @@ impl Pool {
                 self.retire(replaced.place, "resize", now);
             }
         }
-        self.retry(now);
         self.on_slot_ready(now);
         // The slot that is gone may be the one that the other outdated workers wait for.
         self.replace_outdated(now);
