@@ -49,13 +49,15 @@ pub(super) struct Lease {
     pub(super) take_back: TakeBack,
     /// The call that it runs on top of, or which is below that one; it needs no room of its own.
     pub(super) on: Option<CallId>,
+    /// What it was to run on top of is over, and it has that room.
+    pub(super) is_late: bool,
     /// It waits for a callback.
     pub(super) waits: bool,
 }
 
 impl Lease {
     pub(super) fn new(place: Place) -> Self {
-        Self { place, take_back: TakeBack::No, on: None, waits: false }
+        Self { place, take_back: TakeBack::No, on: None, is_late: false, waits: false }
     }
 
     pub(super) fn nested(place: Place, on: CallId) -> Self {

@@ -168,7 +168,9 @@ impl Pool {
             let call = &self.calls[id];
             let runs = matches!(call.stage, Stage::Running(_));
             assert!(runs || at >= self.rules.concurrency, "{id} is sent ahead of nothing");
-            if call.is_in_line() {
+            // It passed every line when it was granted.
+            let is_late = call.lease().is_some_and(|lease| lease.is_late);
+            if call.is_in_line() && !is_late {
                 *in_line.entry(call.sid).or_default() += 1;
             }
         }

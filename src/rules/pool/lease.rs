@@ -242,6 +242,8 @@ impl Pool {
         }
         if lease.on.is_some() {
             self.worker_mut(lease.place).nested -= 1;
+        } else if self.workers[&lease.place].nested > 0 {
+            self.pass_room_on(id, lease.place);
         }
         self.worker_mut(lease.place).handle_left(id, ran, now);
         self.take_next_to_run(lease.place);

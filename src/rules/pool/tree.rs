@@ -69,6 +69,27 @@ impl Pool {
         }
     }
 
+    /// The lease of a call is about to end, and those that came too late to run on top of it keep its thread: the
+    /// first of them has the room that it had.
+    pub(super) fn pass_room_on(&mut self, base: CallId, place: Place) {
+        let is_on = |call: &Call| call.lease().is_some_and(|lease| lease.on == Some(base));
+        let leases = &self.workers[&place].leases;
+        let late: Vec<CallId> = leases.iter().filter(|id| is_on(&self.calls[*id])).copied().collect();
+        let Some(heir) = late.first().copied() else { return };
+        reach!("what came late keeps the thread");
+        for id in late {
+            if let Some(lease) = self.calls.get_mut(&id).and_then(Call::lease_mut) {
+                lease.on = Some(heir).filter(|heir| *heir != id);
+                lease.is_late = id == heir;
+            }
+        }
+        let worker = self.worker_mut(place);
+        worker.nested -= 1;
+        worker.leases.retain(|id| *id != heir);
+        let at = worker.leases.iter().position(|id| *id == base).unwrap_or(0);
+        worker.leases.insert(at, heir);
+    }
+
     pub(super) fn tree_of(&self, call: CallId) -> Tree {
         self.calls.get(&call).and_then(|call| call.tree).unwrap_or(call)
     }
