@@ -7,7 +7,7 @@ use super::session::{LostHome, Sid};
 use super::worker::{Place, State};
 use crate::event::Fact;
 use crate::id::{CallId, WorkerId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -33,7 +33,8 @@ impl Pool {
 
         let rebuilding = self.rebuilding_at(place);
         let trees = self.trees_that_wait_at(place);
-        let held_up: Vec<Sid> = rebuilding.iter().map(|id| self.calls[id].sid).collect();
+        // What waits of their sessions in trees has waited for the end of that.
+        let held_up = self.held_up_by(place, &rebuilding);
         let mut displaced = self.end_leases(place, &begun, now);
         displaced.extend(self.leave_lines_for(place).into_iter().map(|id| (id, TakeBack::No)));
         self.workers.remove(&place);
@@ -156,6 +157,15 @@ impl Pool {
             self.relist_if_known(sid);
         }
         not_begun
+    }
+
+    /// The sessions with calls there whose homes are made ready, or that were asked back.
+    fn held_up_by(&self, place: Place, rebuilding: &[CallId]) -> BTreeSet<Sid> {
+        let is_asked = |id: &CallId| {
+            self.calls[id].lease().is_some_and(|lease| matches!(lease.take_back, TakeBack::Asked(_)))
+        };
+        let leases = self.workers.get(&place).into_iter().flat_map(|worker| worker.leases.iter());
+        leases.filter(|id| rebuilding.contains(id) || is_asked(id)).map(|id| self.calls[id].sid).collect()
     }
 
     fn relist_if_known(&mut self, sid: Sid) {

@@ -315,6 +315,13 @@ impl Pool {
                     self.queue.has_moved = true;
                     self.grant(id, place, now);
                 }
+                // What held it where it waited has ended: that was not its home, or is so no more.
+                Choice::Wait(target) if !matches!(self.calls[&id].stage, Stage::Waiting(at) if at == target) => {
+                    reach!("waits elsewhere when its tree has left");
+                    self.take_from_line(id);
+                    self.join_line(id, target);
+                    self.queue.has_moved = true;
+                }
                 // That is said to tickets: what waits may still be served.
                 Choice::Wait(_) | Choice::Refuse(Refusal::WouldDeadlock) => {}
                 Choice::Refuse(refusal) => {
