@@ -60,7 +60,7 @@ impl World {
         system.block_on(async move {
             let _stopped = clock::stop();
             let world = Arc::new(Self::new(seed));
-            let told = OnFailure { seed, world: Arc::clone(&world) };
+            let told = OnFailure(Arc::clone(&world));
             world.live().await;
             world.judge();
             drop(told);
@@ -356,25 +356,21 @@ impl World {
     }
 }
 
-/// A failure tells its story, and the command that repeats it.
-struct OnFailure {
-    seed: u64,
-    world: Arc<World>,
-}
+/// A failure tells its story.
+struct OnFailure(Arc<World>);
 
 impl Drop for OnFailure {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let story = lock(&self.world.story);
+            let story = lock(&self.0.story);
             let last = story.len().saturating_sub(TOLD);
-            #[expect(clippy::print_stderr, reason = "a failure prints the command that repeats it")]
+            #[expect(clippy::print_stderr, reason = "a failure tells how it came to be")]
             {
-                for record in lock(&self.world.log).iter().flat_map(|log| log.recent(20 * TOLD)) {
+                for record in lock(&self.0.log).iter().flat_map(|log| log.recent(20 * TOLD)) {
                     let LogRecord { actor, message, call, session, outcome, .. } = record;
                     eprintln!("{actor}: {message} {call:?} {session:?}: {outcome}");
                 }
-                eprintln!("{:?}\n{}", self.world.faults, story[last..].join("\n"));
-                eprintln!("repeat with: SNAKEBRIDGE_ACTOR_SEED={} cargo test --lib actors::scripted", self.seed);
+                eprintln!("{:?}\n{}", self.0.faults, story[last..].join("\n"));
             }
         }
     }

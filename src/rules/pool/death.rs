@@ -161,9 +161,8 @@ impl Pool {
 
     /// The sessions with calls there whose homes are made ready, or that were asked back.
     fn held_up_by(&self, place: Place, rebuilding: &[CallId]) -> BTreeSet<Sid> {
-        let is_asked = |id: &CallId| {
-            self.calls[id].lease().is_some_and(|lease| matches!(lease.take_back, TakeBack::Asked(_)))
-        };
+        let is_asked =
+            |id: &CallId| self.calls[id].lease().is_some_and(|lease| matches!(lease.take_back, TakeBack::Asked(_)));
         let leases = self.workers.get(&place).into_iter().flat_map(|worker| worker.leases.iter());
         leases.filter(|id| rebuilding.contains(id) || is_asked(id)).map(|id| self.calls[id].sid).collect()
     }
