@@ -382,6 +382,11 @@ class Interrupts(Case):
         self.assertTrue(select.select([reached], [], [], 30)[0], "it does not come there")
         os.read(reached, 1)
 
+    def begins(self, seq: int) -> None:
+        ends = time.monotonic() + 30
+        while self.host.page.words[page.FIRST_ENTRY] < seq:
+            self.assertLess(time.monotonic(), ends, "it does not begin")
+
     def is_cancelled(self, seq: int, name: str = "CallCancelled") -> list[Any]:
         chain = self.raises(seq)
         self.assertEqual(chain[0][0], name, chain)
@@ -444,8 +449,11 @@ class Alone(Interrupts):
         """In user code, in a codec, between the two, at the very end: by chance, two thousand times."""
         chance, outcomes = random.Random(1), set()
         for number in range(2_000):
-            name, args = chance.choice([("many_objects", (3,)), ("add", (number, 1)), ("awaits_nothing", ())])
+            name, args = some_call(chance)
             seq = self.host.call(name, *args)
+            if number % 2:
+                # Else a worker that the kernel lets wait has never begun when it is struck.
+                self.begins(seq)
             ends = time.perf_counter() + chance.random() * 300e-6
             while time.perf_counter() < ends:
                 pass
@@ -461,9 +469,25 @@ class Alone(Interrupts):
         self.replies(self.host.call("kept_objects"), 0)
 
 
-async def awaits_nothing() -> int:
-    await asyncio.sleep(0)
-    return 1
+def some_call(chance: random.Random) -> tuple[str, tuple[int, ...]]:
+    """From far shorter than the time until it is struck to longer than the kernel lets the host wait for a processor.
+
+    The one is struck too late, the other in its midst.
+    """
+    name, most = chance.choice([("many_objects", 100), ("counts_to", 1_000_000), ("awaits_nothing", 1_000)])
+    return name, (int(most ** chance.random()),)
+
+
+def counts_to(count: int) -> int:
+    for _ in range(count):
+        pass
+    return count
+
+
+async def awaits_nothing(times: int) -> int:
+    for _ in range(times):
+        await asyncio.sleep(0)
+    return times
 
 
 class Everywhere(Interrupts):
@@ -681,7 +705,7 @@ class Threads(Everywhere):
         for number in range(1_000):
             open_calls = {}
             for entry in range(3):
-                name, args = chance.choice([("many_objects", (3,)), ("add", (number, 1)), ("awaits_nothing", ())])
+                name, args = some_call(chance)
                 open_calls[self.host.call(name, *args, entry=entry)] = chance.random() < 0.7
             ends = time.perf_counter() + chance.random() * 500e-6
             while time.perf_counter() < ends:
