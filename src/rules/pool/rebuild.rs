@@ -125,14 +125,16 @@ impl Pool {
         }
     }
 
-    /// How any other call of the session waits for that; none if what it is bound to is gone.
+    /// How any other call of the session waits for that; none if what it is bound to is gone, or if a reset has
+    /// taken the home away.
     pub(super) fn choose_behind_rebuild(
         &self,
         call: &Call,
+        session: &Session,
         rebuilding: Rebuilding,
         bound: Option<Place>,
     ) -> Option<Choice> {
-        let place = bound.unwrap_or(rebuilding.place);
+        let place = bound.or(session.home.filter(|home| *home == rebuilding.place))?;
         let worker = self.workers.get(&place).filter(|worker| worker.keeps_state())?;
         if worker.taint.is_some() && !call.is_continuing() {
             return None;

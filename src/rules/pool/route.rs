@@ -75,7 +75,7 @@ impl Pool {
             return self.choose_to_rebuild(session, under, bound);
         }
         if let Some(rebuilding) = session.rebuilding
-            && let Some(choice) = self.choose_behind_rebuild(call, rebuilding, bound)
+            && let Some(choice) = self.choose_behind_rebuild(call, session, rebuilding, bound)
         {
             return choice;
         }
