@@ -558,17 +558,13 @@ impl ActorFuture<WorkerActor> for Pump {
         // Looked at before the last read: what was written before the exit is then read to its end,
         // though a process that it forked may hold the socket open.
         let exited = actor.exit.is_some() || actor.exit_seen;
-        let look = actor.polling.look(actor.page.worker_sent(), clock::now);
+        let look = if exited { Look::ToTheEnd } else { actor.polling.look(actor.page.worker_sent(), clock::now) };
         for taken in 0..BATCH {
-            let first = match look {
-                Look::Receive(first) if taken == 0 => first,
-                Look::Receive(_) | Look::Again => First::WhenReady,
-            };
-            if !actor.poll_message(first, ctx, task) {
+            if !actor.poll_message(look.first(taken), ctx, task) {
                 match look {
                     Look::Again => task.waker().wake_by_ref(),
                     Look::Receive(First::Waiting) if taken == 0 => actor.polling.waited_in_vain(),
-                    Look::Receive(_) => {}
+                    Look::Receive(_) | Look::ToTheEnd => {}
                 }
                 if taken > 0 && actor.outbox.is_waiting() {
                     // A message that was taken may have given back what waits for a block, or sent more.

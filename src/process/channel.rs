@@ -30,10 +30,9 @@ pub(crate) struct Channel {
 }
 
 /// How to begin with a receive.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum First {
     /// When the runtime has heard that there is something.
-    #[default]
     WhenReady,
     /// One has come, of which the runtime need not have heard yet.
     AtOnce,
@@ -127,7 +126,8 @@ impl Channel {
     /// would find nothing. One that came unasked is then found with the next.
     ///
     /// A worker that dies with unread messages makes one receive fail with `ECONNRESET`, and its
-    /// finished replies come after: that error is not the end and is read past here.
+    /// finished replies come after: that error is not the end and is read past here, without waiting for the
+    /// runtime to hear of anything.
     ///
     /// # Errors
     /// `InvalidData` for a message longer than `buffer`; it is lost.
@@ -140,7 +140,7 @@ impl Channel {
     ) -> Poll<io::Result<usize>> {
         loop {
             let (mut guard, mut flags) = (None, RecvFlags::TRUNC | RecvFlags::DONTWAIT);
-            match std::mem::take(&mut first) {
+            match first {
                 First::WhenReady => guard = Some(ready!(self.socket.poll_read_ready(cx))?),
                 First::AtOnce => {}
                 First::Waiting => flags = RecvFlags::TRUNC,
@@ -162,6 +162,7 @@ impl Channel {
                 }
                 Err(Errno::INTR | Errno::CONNRESET) => {}
                 Err(Errno::AGAIN) => {
+                    first = First::WhenReady;
                     if let Some(mut guard) = guard {
                         guard.clear_ready();
                     }
@@ -169,5 +170,40 @@ impl Channel {
                 Err(error) => return Poll::Ready(Err(error.into())),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::Waker;
+
+    /// What there is at once, and whether the end was seen.
+    fn read(channel: &mut Channel, first: First) -> (Vec<Vec<u8>>, bool) {
+        let mut task = Context::from_waker(Waker::noop());
+        let (mut buffer, mut messages) = ([0; 64], Vec::new());
+        loop {
+            match channel.poll_recv(&mut task, &mut buffer, first, false) {
+                Poll::Ready(Ok(0)) => return (messages, true),
+                Poll::Ready(Ok(length)) => messages.push(buffer[..length].to_vec()),
+                Poll::Ready(Err(error)) => panic!("{error}"),
+                Poll::Pending => return (messages, false),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_an_ended_worker_wrote_is_read_though_the_runtime_has_not_heard_of_it() {
+        let (near, far) = fds::message_pair().expect("a pair");
+        let mut channel = Channel::new(near).expect("a channel");
+        // It dies with a message unread: a receive fails for that, and the replies come after.
+        assert!(channel.try_send(&[IoSlice::new(b"unread")]).expect("sent"));
+        for reply in [b"one".as_slice(), b"two"] {
+            fds::send(&far, reply, &[]).expect("written");
+        }
+        drop(far);
+        // Nothing has been awaited, so the runtime has looked at no descriptor.
+        assert_eq!(read(&mut channel, First::WhenReady), (Vec::new(), false));
+        assert_eq!(read(&mut channel, First::AtOnce), (vec![b"one".to_vec(), b"two".to_vec()], true));
     }
 }

@@ -78,6 +78,19 @@ pub(super) enum Look {
     Receive(First),
     /// The same, then come back after the other tasks.
     Again,
+    /// The worker has ended: what it wrote is there, whether or not the runtime has heard of it.
+    ToTheEnd,
+}
+
+impl Look {
+    /// How to begin with a receive, when so many messages were taken.
+    pub(super) fn first(self, taken: usize) -> First {
+        match self {
+            Self::Receive(first) if taken == 0 => first,
+            Self::Receive(_) | Self::Again => First::WhenReady,
+            Self::ToTheEnd => First::AtOnce,
+        }
+    }
 }
 
 impl Polling {
@@ -224,6 +237,14 @@ mod tests {
         desk.polling.on_received(desk.now);
         assert_eq!(desk.look(), Look::Receive(First::WhenReady));
         assert_eq!(desk.send(), None, "the worker knows");
+    }
+
+    #[test]
+    fn what_an_ended_worker_wrote_is_received_without_waiting_to_hear_of_it() {
+        let firsts = |look: Look| [look.first(0), look.first(1)];
+        assert_eq!(firsts(Look::ToTheEnd), [First::AtOnce, First::AtOnce]);
+        assert_eq!(firsts(Look::Again), [First::WhenReady, First::WhenReady]);
+        assert_eq!(firsts(Look::Receive(First::AtOnce)), [First::AtOnce, First::WhenReady]);
     }
 
     #[test]
