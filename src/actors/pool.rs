@@ -170,7 +170,7 @@ impl PoolSupervisor {
                 Action::DropTakeBack { call, worker } => self.order(&worker, worker::DropTakeBack { call }),
                 Action::Start { worker } => self.start_worker(worker, ctx),
                 Action::Stop { worker } => self.order(&worker, worker::Stop),
-                Action::Kill { worker } => self.kill(worker, ctx),
+                Action::Kill { worker, cause } => self.kill(worker, cause, ctx),
                 Action::LeasesClosed { worker } => self.close(worker),
                 Action::Forgotten { session, namespace } => {
                     self.tell(&session, Forgotten { pool: self.config.name.clone(), namespace });
@@ -354,14 +354,14 @@ impl PoolSupervisor {
         self.let_zygotes_go();
     }
 
-    fn kill(&mut self, worker: WorkerId, ctx: &mut Context<Self>) {
+    fn kill(&mut self, worker: WorkerId, cause: String, ctx: &mut Context<Self>) {
         if let Some(member) = self.workers.get(&worker) {
             if member.pid.is_none() {
                 let asked = worker.clone();
                 ctx.run_later(FORK_WAIT, move |this, _| this.on_fork_overdue(&asked));
             }
             let for_shutdown = !self.when_stopped.is_empty();
-            return self.order(&worker, worker::Kill { for_shutdown });
+            return self.order(&worker, worker::Kill { cause, for_shutdown });
         }
         // It was never forked: its zygote is still being started.
         if let Seat::Starting { wanted, .. } | Seat::Ending { wanted } = &mut self.seat {

@@ -90,7 +90,7 @@ pub(crate) struct WorkerActor {
     start_failure: Option<String>,
     /// What it did that it must not, if that is why it is being killed.
     violation: Option<Arc<str>>,
-    /// Why it is being killed, if its exit would not say.
+    /// Why it is being killed, if its exit would not say. What it died of before that, its exit does say.
     killed_for: Option<String>,
     /// The supervisor of its pool has panicked, and knows of no call here any more.
     is_void: bool,
@@ -259,9 +259,8 @@ impl WorkerActor {
                     self.pool.do_send(TaintWorker { worker: self.id.clone(), how_long, reason });
                 }
                 LaneAction::Kill { why: Why::Overran { call } } => {
-                    tracing::warn!(target: "snakebridge::worker", worker = %self.id, %call, "killing a worker whose cancelled call does not end");
-                    self.note_overran(call);
-                    self.kill();
+                        self.note_overran(call);
+                    self.kill_for(format!("killed, its call {call} did not end when it was cancelled"));
                 }
             }
         }
@@ -483,7 +482,7 @@ impl WorkerActor {
                 // A process that closes its socket serves nobody any more.
                 self.journal.note(Handled::Closed, None, None, || "killed if it still runs");
                 self.closed = true;
-                self.kill();
+                self.kill_unreachable();
                 false
             }
             Poll::Ready(Ok(length)) => {
@@ -553,7 +552,7 @@ impl ActorFuture<WorkerActor> for Pump {
             actor.unsendable(call, &error);
         }
         if actor.outbox.is_broken() && actor.lifeline.is_some() {
-            actor.kill();
+            actor.kill_unreachable();
         }
         // Looked at before the last read: what was written before the exit is then read to its end,
         // though a process that it forked may hold the socket open.

@@ -22,6 +22,15 @@ pub(crate) enum ExitStatus {
 impl Exit {
     /// The exit of a process whose status nobody is left to tell.
     pub(crate) const UNKNOWN: Self = Self { status: ExitStatus::Unknown, max_rss: 0 };
+
+    /// Whether a kill by its host may have ended it.
+    pub(crate) fn may_be_a_kill(&self) -> bool {
+        match self.status {
+            ExitStatus::Signal(signal) => signal == rustix::process::Signal::KILL.as_raw(),
+            ExitStatus::Unknown => true,
+            ExitStatus::Code(_) => false,
+        }
+    }
 }
 
 impl ExitStatus {

@@ -5,7 +5,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::Shutdown;
 use rustix::process::Signal;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::Interest;
@@ -58,6 +58,22 @@ impl DeathWatch {
     pub(crate) fn lives(&self) -> bool {
         let mut polled = [PollFd::new(self.pidfd.get_ref(), PollFlags::IN)];
         rustix::event::poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) == Ok(0)
+    }
+
+    /// Whether it is certain that it runs: one whose sockets the kernel closes because it ends is marked before
+    /// that, and its exit is told a moment later.
+    pub(crate) fn runs_on(&self) -> bool {
+        /// `PF_EXITING` of the kernel.
+        const ENDS: u64 = 0x4;
+        let flags = || {
+            let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", self.pidfd.as_raw_fd())).ok()?;
+            let pid: u32 = info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()?;
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            // The name, in parentheses, may hold anything.
+            stat.rsplit_once(')')?.1.split_whitespace().nth(6)?.parse::<u64>().ok()
+        };
+        // Asked last, so that what was read was not of another process with its number.
+        flags().is_some_and(|flags| flags & ENDS == 0) && self.lives()
     }
 
     /// Signals this very process, whatever group it is in.

@@ -26,6 +26,32 @@ async fn the_call_that_ran_gets_worker_crashed_with_cause_and_last_words() {
 }
 
 #[tokio::test]
+async fn a_worker_that_its_host_has_killed_says_why_and_not_by_which_signal() {
+    let py = start([pool("p", 1).cancel_grace(Duration::from_millis(100))]).await;
+    let mut events = py.events();
+    let ignores = "import time\nwhile True:\n try: time.sleep(60)\n except BaseException: pass";
+    let overrun = py.session("s").exec(ignores).timeout(Duration::from_millis(50)).await;
+    assert_eq!(overrun.unwrap_err().code(), "timeout");
+    let cause = loop {
+        if let Fact::WorkerExited { cause, .. } = within("its end", events.next()).await.unwrap().fact() {
+            break cause.clone();
+        }
+    };
+    assert!(cause.starts_with("killed, its call") && cause.ends_with("did not end when it was cancelled"), "{cause}");
+    let deaf = py.session("t").exec("import os, time\nos.close(3)\ntime.sleep(60)");
+    let error = within("a call that closes its channel", deaf).await.unwrap_err();
+    let Error::WorkerCrashed(crash) = &error else { panic!("{error:?}") };
+    assert_eq!(crash.cause, "killed, it had closed its channel");
+    py.shutdown().await.unwrap();
+    let dir = Dir::new();
+    std::fs::write(dir.0.join("slow_init.py"), "import time\ndef init():\n    time.sleep(600)\n").unwrap();
+    let slow = pool("p", 1).python_path(&dir.0).init("slow_init:init").start_timeout(Duration::from_millis(500));
+    let slow = slow.restart_budget(0, Duration::from_secs(60));
+    let error = within("the start", SnakeBridge::builder().pool(slow).start()).await.unwrap_err();
+    assert!(error.to_string().contains("killed, it did not start within 500ms"), "{error}");
+}
+
+#[tokio::test]
 async fn how_a_worker_ended_is_told_though_its_zygote_is_slow_to_say_so() {
     let py = start([pool("p", 1)]).await;
     let (worker, gate) = (py.workers().await[0].pid, Gate::new());

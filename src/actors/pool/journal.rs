@@ -122,7 +122,7 @@ fn described(action: &Action, about: Option<CallId>) -> String {
         }
         Action::Start { worker } => format!("start {worker}"),
         Action::Stop { worker } => format!("stop {worker}"),
-        Action::Kill { worker } => format!("kill {worker}"),
+        Action::Kill { worker, cause } => format!("kill {worker}: {cause}"),
         Action::LeasesClosed { worker } => format!("retire the actor of {worker}"),
         Action::Forgotten { session, namespace: None } => format!("nothing left of session {session}"),
         Action::Forgotten { session, namespace: Some(worker) } => {

@@ -35,7 +35,7 @@ impl Supervised for PoolSupervisor {
         for worker in forked {
             let is_known = self.rules.workers().any(|view| *view.id == worker);
             self.order(&worker, worker::PoolPanicked { cause: CAUSE });
-            self.kill(worker.clone(), ctx);
+            self.kill(worker.clone(), CAUSE.to_owned(), ctx);
             if !is_known {
                 // It is gone, and what its leases waited for is forgotten.
                 self.close(worker);

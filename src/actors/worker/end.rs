@@ -48,8 +48,10 @@ impl WorkerActor {
         let death = self.lane.handle_exit(&self.begun());
         let stderr = self.output.stderr_tail();
         self.note_death(exit, &death);
-        let cause = match (&self.violation, &self.killed_for) {
+        let killed_for = self.killed_for.as_ref().filter(|_| exit.may_be_a_kill());
+        let cause = match (&self.violation, killed_for) {
             (Some(what), _) => format!("killed, it broke the protocol: {what}"),
+            (None, Some(cause)) if starting => format!("{cause}\n{stderr}").trim_end().to_owned(),
             (None, Some(cause)) => cause.clone(),
             (None, None) if starting => format!("it ended while it started: {exit}\n{stderr}").trim_end().to_owned(),
             (None, None) => exit.to_string(),

@@ -51,6 +51,15 @@ impl WorkerActor {
         }
     }
 
+    /// It does not hear or is not heard any more, which may be because it has ended: then its exit says why.
+    pub(super) fn kill_unreachable(&mut self) {
+        if self.watch.as_ref().is_some_and(|watch| watch.runs_on()) {
+            self.kill_for("killed, it had closed its channel".to_owned());
+        } else {
+            self.kill();
+        }
+    }
+
     /// Kills it for a reason that its exit would not say.
     pub(super) fn kill_for(&mut self, cause: String) {
         tracing::warn!(target: "snakebridge::worker", worker = %self.id, cause, "killing a worker");

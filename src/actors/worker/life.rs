@@ -31,6 +31,7 @@ impl Handler<Stop> for WorkerActor {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct Kill {
+    pub(crate) cause: String,
     /// It had its grace, and the bridge shuts down.
     pub(crate) for_shutdown: bool,
 }
@@ -38,14 +39,10 @@ pub(crate) struct Kill {
 impl Handler<Kill> for WorkerActor {
     type Result = ();
 
-    fn handle(&mut self, Kill { for_shutdown }: Kill, _: &mut Context<Self>) {
-        self.journal.note(
-            Handled::Kill,
-            None,
-            None,
-            || if for_shutdown { "killed for the shutdown" } else { "killed" },
-        );
+    fn handle(&mut self, Kill { cause, for_shutdown }: Kill, _: &mut Context<Self>) {
+        self.journal.note(Handled::Kill, None, None, || cause.as_str());
         self.for_shutdown |= for_shutdown;
+        self.killed_for.get_or_insert(cause);
         self.kill();
     }
 }

@@ -27,7 +27,7 @@ pub(crate) enum Action {
     /// Nothing runs there and nothing will: let it exit by itself.
     Stop { worker: WorkerId },
     /// Kill it; what happens next follows from its seen exit.
-    Kill { worker: WorkerId },
+    Kill { worker: WorkerId, cause: String },
     /// It has exited and no request is on its way to it any more: its actor may stop.
     LeasesClosed { worker: WorkerId },
     /// To the session, which has ended: the pool holds nothing of it any more. Its namespace is in that

@@ -43,7 +43,8 @@ impl Pool {
         match worker.state {
             State::Starting { .. } => {
                 worker.state = State::Stopping;
-                self.act(Action::Kill { worker: id });
+                let cause = "killed while it started, nobody waits for it any more".to_owned();
+                self.act(Action::Kill { worker: id, cause });
                 return;
             }
             State::Serving => worker.state = State::Retiring,
@@ -136,7 +137,8 @@ impl Pool {
     pub(super) fn on_linger_over(&mut self, place: Place) {
         if let Some(worker) = self.workers.get(&place) {
             let worker = worker.id.clone();
-            self.act(Action::Kill { worker });
+            let cause = "killed, it did not exit when it was told to".to_owned();
+            self.act(Action::Kill { worker, cause });
         }
     }
 

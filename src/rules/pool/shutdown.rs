@@ -9,6 +9,9 @@ use super::{Phase, Pool};
 use crate::id::CallId;
 use std::time::Instant;
 
+/// Why a worker is killed then.
+const CAUSE: &str = "killed, the bridge shuts down";
+
 impl Pool {
     /// Takes no call any more; `Stopped` comes when the exit of every worker was seen.
     pub(crate) fn shutdown(&mut self, now: Instant) {
@@ -46,7 +49,7 @@ impl Pool {
             State::Starting { .. } => {
                 worker.state = State::Stopping;
                 let worker = worker.id.clone();
-                self.act(Action::Kill { worker });
+                self.act(Action::Kill { worker, cause: CAUSE.to_owned() });
             }
             State::Serving | State::Retiring => {
                 worker.state = State::Draining;
@@ -59,7 +62,7 @@ impl Pool {
     pub(super) fn on_shutdown_grace_over(&mut self) {
         let workers: Vec<_> = self.workers.values().map(|worker| worker.id.clone()).collect();
         for worker in workers {
-            self.act(Action::Kill { worker });
+            self.act(Action::Kill { worker, cause: CAUSE.to_owned() });
         }
     }
 

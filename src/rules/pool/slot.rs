@@ -218,7 +218,8 @@ impl Pool {
         let Some(worker) = self.workers.get(&place) else { return };
         if matches!(worker.state, State::Starting { .. }) {
             let worker = worker.id.clone();
-            self.act(Action::Kill { worker });
+            let cause = format!("killed, it did not start within {:?}", self.rules.start_timeout);
+            self.act(Action::Kill { worker, cause });
         }
     }
 

@@ -312,7 +312,7 @@ impl Desk {
             Action::DropTakeBack { call, worker } => format!("drop_take_back {} {worker}", self.names[&call]),
             Action::Start { worker } => format!("start {worker}"),
             Action::Stop { worker } => format!("stop {worker}"),
-            Action::Kill { worker } => format!("kill {worker}"),
+            Action::Kill { worker, cause: _ } => format!("kill {worker}"),
             Action::LeasesClosed { worker } => format!("leases_closed {worker}"),
             Action::Forgotten { session, namespace: None } => format!("forgotten {session}"),
             Action::Forgotten { session, namespace: Some(worker) } => format!("forgotten {session} namespace {worker}"),

@@ -14,7 +14,7 @@ pub(super) const DEATHS: [(&str, &str); 7] = [
     ("exit0", "exit status 0"),
     ("exit1", "exit status 1"),
     // The host kills who closes its socket.
-    ("closed", "signal 9 (SIGKILL)"),
+    ("closed", "killed, it had closed its channel"),
     ("garbage", "it broke the protocol"),
     ("stop", ""),
 ];

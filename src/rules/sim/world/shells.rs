@@ -85,7 +85,7 @@ impl World {
                 }
                 Action::Start { worker } => self.spawn(worker),
                 Action::Stop { worker } => self.post(Mailbox::Worker(worker), Message::Stop),
-                Action::Kill { worker } => self.post(Mailbox::Worker(worker), Message::Kill),
+                Action::Kill { worker, cause: _ } => self.post(Mailbox::Worker(worker), Message::Kill),
                 Action::LeasesClosed { worker } => {
                     let actor = self.workers.remove(&worker).expect("its leases close once");
                     assert_eq!(actor.process.life, Life::Dead, "{worker} lives");
