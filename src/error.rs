@@ -478,10 +478,11 @@ impl std::error::Error for ConvertError {}
 /// # }
 /// ```
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Crash {
     /// The worker.
     pub worker: WorkerId,
-    /// How it ended, e.g. `exit status 3` or `signal 11 (SIGSEGV)`.
+    /// How it ended, e.g. `exit status 3` or `signal 11 (SIGSEGV)`; or why this side has killed it.
     pub cause: String,
     /// The last lines that it wrote to stderr, Python's own fault dump included.
     pub stderr: String,
