@@ -259,7 +259,7 @@ impl WorkerActor {
                     self.pool.do_send(TaintWorker { worker: self.id.clone(), how_long, reason });
                 }
                 LaneAction::Kill { why: Why::Overran { call } } => {
-                        self.note_overran(call);
+                    self.note_overran(call);
                     self.kill_for(format!("killed, its call {call} did not end when it was cancelled"));
                 }
             }

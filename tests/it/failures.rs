@@ -211,3 +211,17 @@ async fn a_call_or_stream_that_raises_what_breaks_its_worker_taints_it() {
     assert!(py.workers().await.iter().all(|worker| worker.tainted.is_none()));
     py.shutdown().await.unwrap();
 }
+
+#[tokio::test]
+async fn what_breaks_a_worker_taints_it_though_the_caller_has_left() {
+    let py = start([pool("p", 1)]).await;
+    let late = "import time\ntry: time.sleep(60)\nexcept BaseException: raise MemoryError('late') from None";
+    let left = py.session("s").exec(late).timeout(Duration::from_millis(50)).await;
+    assert_eq!(left.unwrap_err().code(), "timeout");
+    until("the taint", || async {
+        let workers = py.workers().await;
+        workers.iter().any(|worker| worker.tainted.as_ref().is_some_and(|taint| taint.reason.contains("late")))
+    })
+    .await;
+    py.shutdown().await.unwrap();
+}

@@ -5,7 +5,7 @@ use crate::actors::hold::Hold;
 use crate::actors::pool::{PinsMade, TaintWorker};
 use crate::actors::registry::RefsMade;
 use crate::actors::request::Reply;
-use crate::error::{ConvertError, Error, Ran};
+use crate::error::{ConvertError, Error, PythonError, Ran};
 use crate::id::{CallId, RefId};
 use crate::pickle::{self, DecodeError};
 use crate::process::{BadBlock, BlockName};
@@ -61,6 +61,11 @@ impl WorkerActor {
             let request = self.requests.remove(&call);
             let unheard = self.unheard.remove(&call).or_else(|| request?.if_unheard.take());
             self.free(refs);
+            // Nobody hears what it raised, and the worker is as broken as if somebody did.
+            if ended == Ended::Raised {
+                let raised = pickle::decode_error(&body).map_err(|error| format!("{error:?}"))?;
+                self.look_for_poison(&raised);
+            }
             self.lease_over(call, 0);
             if let (Ended::Value, Some(done)) = (ended, unheard)
                 && !mutant!("entry.is_unheard")
@@ -86,9 +91,8 @@ impl WorkerActor {
             }
             Ended::Raised | Ended::NoSuchRef | Ended::Unsendable | Ended::Part => {
                 let error = self.failure(ended, &body, &hold).map_err(|error| format!("{error:?}"))?;
-                // Before the pool can send it another call.
-                if let Some(taint) = error.python().and_then(|raised| TaintWorker::for_raised(&self.id, raised)) {
-                    self.pool.do_send(taint);
+                if let Some(raised) = error.python() {
+                    self.look_for_poison(raised);
                 }
                 self.lease_over(call, 0);
                 Err(error)
@@ -98,6 +102,13 @@ impl WorkerActor {
             request.promise.answer(answer);
         }
         Ok(())
+    }
+
+    /// To be done before the pool can send it another call.
+    fn look_for_poison(&self, raised: &PythonError) {
+        if let Some(taint) = TaintWorker::for_raised(&self.id, raised) {
+            self.pool.do_send(taint);
+        }
     }
 
     /// Items of a batch that goes on.
