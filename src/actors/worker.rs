@@ -256,7 +256,7 @@ impl WorkerActor {
                 }
                 LaneAction::Taint { how_long } => {
                     let reason = "a cancelled call does not end".to_owned();
-                    self.pool.do_send(TaintWorker { worker: self.id.clone(), how_long, reason });
+                    self.pool.do_send(TaintWorker { worker: self.id.clone(), how_long, reason, is_renewed: false });
                 }
                 LaneAction::Kill { why: Why::Overran { call } } => {
                     self.note_overran(call);

@@ -359,7 +359,7 @@ impl SnakeBridge {
         reason: &str,
     ) -> impl Future<Output = Result<()>> + Send + 'static {
         let reason = reason.to_owned();
-        self.ask_worker(worker, move |worker| TaintWorker { worker, how_long, reason })
+        self.ask_worker(worker, move |worker| TaintWorker { worker, how_long, reason, is_renewed: false })
     }
 
     /// Ends a taint before its time.

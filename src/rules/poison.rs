@@ -2,12 +2,43 @@
 
 use std::time::Duration;
 
-/// For how long a worker takes nothing new whose call has raised such a thing.
-pub(crate) const POISONED_FOR: Duration = Duration::from_secs(60);
+/// A worker is to take nothing new.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Poison {
+    pub(crate) reason: String,
+    pub(crate) mends: Mends,
+}
 
-/// Why the worker is to be tainted, if the exception says so: it has no memory left, or its CUDA context is
-/// broken, which no later call can mend. Out of memory on a device is neither.
-pub(crate) fn poison(module: &str, type_name: &str, message: &str) -> Option<String> {
+/// Whether it may be well again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mends {
+    After(Duration),
+    /// Only another process is.
+    Never,
+}
+
+/// What a lack of memory takes to pass.
+const PASSES: Mends = Mends::After(Duration::from_secs(60));
+
+/// The errors of CUDA after which, as its reference has it, all work of the process fails with the same error.
+const FATAL: [&str; 12] = [
+    "illegal memory access",
+    "device-side assert",
+    "unspecified launch failure",
+    "misaligned address",
+    "illegal instruction",
+    "invalid program counter",
+    "not supported on global/shared address space",
+    "hardware stack error",
+    "launch timed out",
+    "uncorrectable ECC error",
+    "uncorrectable NVLink error",
+    "corrupted contents",
+];
+
+/// Why the worker is to be tainted, if the exception says so: it has no memory left, or CUDA has failed there.
+/// Out of memory on a device is neither.
+pub(crate) fn poison(module: &str, type_name: &str, message: &str) -> Option<Poison> {
     let is_memory = match module {
         "builtins" => type_name == "MemoryError",
         // What numpy raises is a subclass of it.
@@ -19,7 +50,9 @@ pub(crate) fn poison(module: &str, type_name: &str, message: &str) -> Option<Str
     (is_memory || is_cuda).then(|| {
         let line: String = message.lines().next().unwrap_or_default().chars().take(MOST_TOLD).collect();
         let told = if line.is_empty() { String::new() } else { format!(": {line}") };
-        format!("a call raised {type_name}{told}")
+        let is_fatal = is_cuda && FATAL.iter().any(|fatal| message.contains(fatal));
+        let mends = if is_fatal { Mends::Never } else { PASSES };
+        Poison { reason: format!("a call raised {type_name}{told}"), mends }
     })
 }
 
@@ -50,13 +83,29 @@ mod tests {
             ("torchlight", "Odd", "CUDA error: x", None),
             ("mine", "MemoryError", "", None),
         ] {
-            assert_eq!(poison(module, type_name, message).as_deref(), told, "{module}.{type_name}");
+            let poison = poison(module, type_name, message);
+            assert_eq!(poison.map(|poison| poison.reason).as_deref(), told, "{module}.{type_name}");
         }
+    }
+
+    #[test]
+    fn only_what_breaks_the_context_never_mends() {
+        for (message, mends) in [
+            ("CUDA error: an illegal memory access was encountered", Mends::Never),
+            ("CUDA error: device-side assert triggered\nmore", Mends::Never),
+            ("CUDA error: out of memory", PASSES),
+            ("CUDA error: invalid argument", PASSES),
+        ] {
+            let poison = poison("builtins", "RuntimeError", message).expect("it taints");
+            assert_eq!(poison.mends, mends, "{message}");
+        }
+        let other = poison("builtins", "MemoryError", "illegal memory access").expect("it taints");
+        assert_eq!(other.mends, PASSES);
     }
 
     #[test]
     fn a_long_message_is_cut() {
         let told = poison("builtins", "MemoryError", &"é".repeat(10_000)).expect("it taints");
-        assert_eq!(told.chars().count(), "a call raised MemoryError: ".len() + MOST_TOLD);
+        assert_eq!(told.reason.chars().count(), "a call raised MemoryError: ".len() + MOST_TOLD);
     }
 }

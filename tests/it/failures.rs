@@ -182,10 +182,7 @@ async fn a_call_or_stream_that_raises_what_breaks_its_worker_taints_it() {
     let raising = |error: &str| format!("def poison():\n    raise {error}\n    yield\n");
     for (error, reason) in [
         ("MemoryError('none left')", "a call raised MemoryError: none left"),
-        (
-            "RuntimeError('CUDA error: unspecified launch failure')",
-            "a call raised RuntimeError: CUDA error: unspecified launch failure",
-        ),
+        ("RuntimeError('CUDA error: out of memory')", "a call raised RuntimeError: CUDA error: out of memory"),
     ] {
         let session = py.session("s");
         session.exec(raising(error)).await.unwrap();
@@ -223,5 +220,18 @@ async fn what_breaks_a_worker_taints_it_though_the_caller_has_left() {
         workers.iter().any(|worker| worker.tainted.as_ref().is_some_and(|taint| taint.reason.contains("late")))
     })
     .await;
+    py.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_worker_whose_cuda_context_is_broken_is_replaced_and_takes_nothing_until_then() {
+    let py = start([pool("p", 1)]).await;
+    let broken = py.workers().await[0].id.clone();
+    let raises = "raise RuntimeError('CUDA error: an illegal memory access was encountered')";
+    assert_eq!(py.session("s").exec(raises).await.unwrap_err().code(), "python");
+    // Behind the taint, and served by the replacement.
+    let next = py.call("math", "sqrt", (4,)).session("other");
+    within("the next call", next.discard()).await.unwrap();
+    assert_ne!(py.session("other").home("p").await.unwrap(), broken);
     py.shutdown().await.unwrap();
 }

@@ -6,7 +6,7 @@ use crate::clock;
 use crate::error::{Error, PythonError, Result};
 use crate::id::WorkerId;
 use crate::observe::Handled;
-use crate::rules::poison::{POISONED_FOR, poison};
+use crate::rules::poison::{Mends, poison};
 use crate::rules::pool::UnknownWorker;
 use actix::prelude::*;
 use std::time::{Duration, Instant};
@@ -19,13 +19,19 @@ pub(crate) struct TaintWorker {
     pub(crate) worker: WorkerId,
     pub(crate) how_long: Duration,
     pub(crate) reason: String,
+    /// It does not come back: another takes its place.
+    pub(crate) is_renewed: bool,
 }
 
 impl TaintWorker {
     /// Of a worker whose call has raised what says that it is broken.
     pub(crate) fn for_raised(worker: &WorkerId, error: &PythonError) -> Option<Self> {
-        let reason = poison(error.module(), error.type_name(), error.message())?;
-        Some(Self { worker: worker.clone(), how_long: POISONED_FOR, reason })
+        let poison = poison(error.module(), error.type_name(), error.message())?;
+        let (how_long, is_renewed) = match poison.mends {
+            Mends::After(how_long) => (how_long, false),
+            Mends::Never => (Duration::MAX, true),
+        };
+        Some(Self { worker: worker.clone(), how_long, reason: poison.reason, is_renewed })
     }
 }
 
@@ -38,7 +44,11 @@ impl Handler<TaintWorker> for PoolSupervisor {
 
     fn handle(&mut self, taint: TaintWorker, ctx: &mut Context<Self>) -> Result<()> {
         self.hear_of_worker(Handled::Taint, &taint.worker);
-        let outcome = self.rules.taint(&taint.worker, taint.how_long, taint.reason, clock::now());
+        let now = clock::now();
+        let outcome = self.rules.taint(&taint.worker, taint.how_long, taint.reason.clone(), now);
+        if taint.is_renewed {
+            self.rules.renew(&taint.worker, taint.reason, now);
+        }
         self.perform(ctx);
         known(outcome)
     }
