@@ -3,12 +3,13 @@
 use crate::config::PoolConfig;
 use crate::process;
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::Access;
 use rustix::io::Errno;
 use rustix::process::Signal;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::Read;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -112,6 +113,7 @@ const QUESTION: &str = "import sys\nsys.stdout.write('%d %d %d %s' % (sys.versio
 
 /// Runs an interpreter and asks who it is.
 fn probe(path: &Path, deadline: Instant) -> Result<Interpreter, String> {
+    look(path)?;
     let mut command = Command::new(path);
     command.args([OsStr::new("-S"), OsStr::new("-c"), OsStr::new(QUESTION)]);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -123,6 +125,28 @@ fn probe(path: &Path, deadline: Instant) -> Result<Interpreter, String> {
     })?;
     let answer = Asked(child).answer(deadline)?;
     understand(&answer)
+}
+
+/// Whether there is such a program. In a host that reaps all its children std panics where it finds by a fork
+/// that there is none: nobody can wait for that.
+fn look(path: &Path) -> Result<(), String> {
+    #[expect(clippy::disallowed_methods, reason = "it is where the kernel is going to look")]
+    let places = || std::env::var_os("PATH").unwrap_or_default();
+    let is_path = path.as_os_str().as_bytes().contains(&b'/');
+    let candidates: Vec<PathBuf> = if is_path {
+        vec![path.to_owned()]
+    } else {
+        std::env::split_paths(&places()).map(|place| place.join(path)).collect()
+    };
+    let mut what = NOT_FOUND.to_owned();
+    for candidate in candidates {
+        match rustix::fs::access(&candidate, Access::EXEC_OK) {
+            Ok(()) => return Ok(()),
+            Err(Errno::NOENT | Errno::NOTDIR) => {}
+            Err(error) => what = format!("cannot be run: {}", std::io::Error::from(error)),
+        }
+    }
+    Err(what)
 }
 
 fn understand(answer: &[u8]) -> Result<Interpreter, String> {
@@ -263,6 +287,34 @@ mod tests {
             let error = find(&with_python(programs.path(name))).expect_err("it cannot be used").to_string();
             assert!(error.contains(says) && error.contains(name) && error.contains(".python()"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_missing_program_is_no_panic_where_children_are_reaped_by_themselves() {
+        let this = std::env::current_exe().expect("a program");
+        let inner = "python::find::tests::what_is_missing_is_told";
+        let ignore = "import os, signal, sys\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\nos.execv(sys.argv[1], sys.argv[1:])";
+        let python = find(&PoolConfig::new("test")).expect("a Python").executable;
+        let ignoring = Command::new(python)
+            .args(["-c", ignore])
+            .arg(this)
+            .args(["--exact", inner, "--ignored"])
+            .output()
+            .expect("a shell");
+        let told = String::from_utf8_lossy(&ignoring.stdout);
+        assert!(ignoring.status.success() && told.contains("1 passed"), "{told}");
+    }
+
+    #[test]
+    #[ignore = "it is run by the rule above"]
+    fn what_is_missing_is_told() {
+        let status = std::fs::read_to_string("/proc/self/status").expect("proc");
+        let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).expect("a mask");
+        let ignored = u64::from_str_radix(ignored.trim(), 16).expect("a mask");
+        assert_ne!(ignored >> (Signal::CHILD.as_raw() - 1) & 1, 0, "its children are waited for");
+        let error = find(&with_python("/nowhere/python".into())).expect_err("there is none").to_string();
+        assert!(error.contains("/nowhere/python: not found"), "{error}");
+        assert_eq!(probe(Path::new("no-such-python"), Instant::now()).expect_err("there is none"), NOT_FOUND);
     }
 
     #[test]
