@@ -294,6 +294,11 @@ mod tests {
         ] {
             assert_eq!(error(&format!("[[pools]]\nname = 'a'\n{line}\n")), format!("config.toml:3: {expected}"));
         }
+        // Of two keys neither is the wrong one.
+        assert_eq!(
+            error("[[pools]]\nname = 'a'\nmemory_soft_limit = '2 GiB'\nmemory_hard_limit = '2 GiB'"),
+            "config.toml:1: pool a: memory_soft_limit is not below memory_hard_limit, a worker would be killed before it is replaced"
+        );
         assert!(error("max_refs = true").starts_with("config.toml:1: `max_refs` is true, expected a whole number"));
     }
 

@@ -243,6 +243,7 @@ impl PoolConfig {
     /// The kernel's count of resident memory is read with each heartbeat, and every 100 ms while a call is
     /// open. It has what a forked worker shares with others counted in each, is exact to some hundred KiB, and
     /// leaves out processes that the worker has started. What comes and goes between two looks is not seen.
+    /// It has to be below the hard limit.
     pub fn memory_soft_limit(mut self, bytes: usize) -> Self {
         self.memory_soft_limit = bytes;
         self
@@ -378,6 +379,11 @@ impl PoolConfig {
         }
         if self.memory_hard_limit == 0 || self.memory_soft_limit == 0 {
             return wrong("a memory limit is 0, Python needs some");
+        }
+        if self.memory_soft_limit != usize::MAX && self.memory_soft_limit >= self.memory_hard_limit {
+            return wrong(
+                "memory_soft_limit is not below memory_hard_limit, a worker would be killed before it is replaced",
+            );
         }
         if self.heartbeat < SHORTEST_HEARTBEAT {
             return wrong("heartbeat is below 10 ms");
