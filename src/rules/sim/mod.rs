@@ -15,7 +15,7 @@ mod threads;
 mod witness;
 mod world;
 
-use seeds::Layer;
+use self::seeds::Layer;
 use world::World;
 
 #[test]
