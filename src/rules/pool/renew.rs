@@ -27,8 +27,8 @@ enum Once {
 }
 
 impl Pool {
-    /// The worker has too much memory, or is broken: it is to be replaced when its turn comes. One that serves in no slot is on
-    /// its way out already.
+    /// The worker has too much memory, or is broken: it is to be replaced when its turn comes. One that serves in
+    /// no slot is on its way out already.
     pub(crate) fn renew(&mut self, worker: &WorkerId, reason: String, now: Instant) {
         self.want_renewal(Renewal { place: Place::from(worker), reason, once: Once::HasRun }, now);
     }

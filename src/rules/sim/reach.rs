@@ -76,6 +76,8 @@ const EVENTS: &[&str] = &[
     "a call of an ended session, in a callback",
     "a session is forgotten again",
     "would deadlock",
+    "what came late keeps the thread",
+    "waits elsewhere when its tree has left",
     "refuse would_deadlock",
     "a home is made ready",
     "refused while its home is made ready",
