@@ -8,6 +8,7 @@ use super::hostile::rich;
 use super::{typed, value_of};
 use crate::pickle::opcode::*;
 use crate::pickle::{decode_error, to_fragment};
+use crate::rules::sim::random;
 use crate::wire::{Body, Ended, FromWorker};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Deserialize;
@@ -169,7 +170,7 @@ fn run(name: &str) {
         if let Some(file) = &progress {
             rustix::io::pwrite(file, &number.to_le_bytes(), 0).expect("eight bytes");
         }
-        let input = Random(number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1).input(&corpus);
+        let input = Random(random::Random::new(number)).input(&corpus);
         STARTED.fetch_add(1, Ordering::Relaxed);
         target(&input);
         if Instant::now() >= until {
@@ -223,14 +224,11 @@ fn corpus(name: &str) -> Vec<Vec<u8>> {
     bodies
 }
 
-struct Random(u64);
+struct Random(random::Random);
 
 impl Random {
     fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
+        self.0.next()
     }
 
     fn below(&mut self, bound: usize) -> usize {

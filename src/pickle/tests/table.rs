@@ -3,6 +3,7 @@
 use super::python::all;
 use super::{typed, value_of};
 use crate::pickle::{decode_error, to_fragment, to_keywords, want_of};
+use crate::rules::sim::random;
 use crate::{Bytes, Dict, PyRef, Value};
 use num_bigint::BigInt;
 use serde::{Deserialize, Serialize};
@@ -504,7 +505,7 @@ fn random_python_values_come_back_as_they_were() {
 #[test]
 fn random_rust_values_come_back_as_they_were() {
     for mut python in all() {
-        let mut random = Random(0x9e37_79b9_7f4a_7c15);
+        let mut random = Random(random::Random::new(1));
         for round in 0..rounds() {
             let value = random.value(0);
             let body = to_fragment(&value).expect("it is plain").into_body();
@@ -515,14 +516,11 @@ fn random_rust_values_come_back_as_they_were() {
     }
 }
 
-struct Random(u64);
+struct Random(random::Random);
 
 impl Random {
     fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
+        self.0.next()
     }
 
     fn below(&mut self, limit: u64) -> u64 {
