@@ -95,6 +95,11 @@ impl Call {
         }
     }
 
+    /// No other worker will do than that of its home, its refs or its namespace.
+    pub(super) fn is_tied(&self) -> bool {
+        self.is_strict() || self.pinned_to.is_some() || self.uses_namespace
+    }
+
     /// It keeps the order of submission and never overlaps another of its session.
     pub(super) fn is_in_line(&self) -> bool {
         self.affinity == Affinity::StrictQueue || self.is_continuing()

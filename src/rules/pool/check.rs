@@ -91,7 +91,9 @@ impl Pool {
             assert_eq!(session.settling.map_or(0, |settling| settling.calls), settling, "settling of {session:?}");
             for line in &session.lines {
                 assert!(!line.calls.is_empty() && line.calls.iter().is_sorted(), "{line:?}");
-                assert_eq!(line.is_listed, self.may_begin(session, line), "listing of {line:?}");
+                let loose = line.calls.iter().filter(|id| !self.calls[*id].is_in_line()).count();
+                assert_eq!(line.loose, loose, "those that keep no order in {line:?}");
+                assert_eq!(line.is_listed, self.next_in_line(session, line).is_some(), "listing of {line:?}");
             }
             if let Some(home) = session.home {
                 assert!(self.workers[&home].homes.contains(sid), "the home of {session:?}");
@@ -116,6 +118,8 @@ impl Pool {
             assert!(!could, "{id} waits, and could run on top of a call of the tree of {tree}");
         }
         assert_eq!(self.queue.any_turns, self.turns(Target::Any), "turns for any worker");
+        let in_vain = if self.degraded_for_all().is_some() { self.waiting_for_any() } else { Vec::new() };
+        assert!(in_vain.is_empty(), "{in_vain:?} wait for any worker, and none will come soon");
     }
 
     fn check_workers(&self) {

@@ -4,7 +4,6 @@ use super::Pool;
 use super::action::Action;
 use super::call::{Stage, TakeBack, Target, Then};
 use super::session::{LostHome, Sid};
-use super::ticket::Refusal;
 use super::worker::{Place, State};
 use crate::event::Fact;
 use crate::id::{CallId, WorkerId};
@@ -47,10 +46,6 @@ impl Pool {
         }
         for (id, take_back) in displaced {
             match take_back {
-                // It had begun, and is to run once more: what it waited for then is over.
-                TakeBack::Kept(Then::Refuse(Refusal::QueueTimeout { .. })) if !self.calls[&id].is_strict() => {
-                    self.route(id, now);
-                }
                 TakeBack::Asked(Then::Refuse(refusal)) | TakeBack::Kept(Then::Refuse(refusal)) => {
                     self.refuse(id, refusal);
                 }

@@ -2,7 +2,8 @@
 //!
 //! The waiting calls of one session for one target are a *line*. Lines that wait for the same worker
 //! take turns by a stamp that each gets when it comes and again when it was served; a line that waits
-//! for any worker takes part at each. A line is *listed* while its first call could begin.
+//! for any worker takes part at each. A line is *listed* while a call of it could begin: its first, or, where
+//! that has to wait for another of its session, the first that keeps no order, as one under `hint`.
 
 use super::Pool;
 use super::call::{Stage, Target};
@@ -198,7 +199,7 @@ impl Pool {
         let heads = targets.into_iter().filter(|target| *target != Target::Any || worker.is_open_to_all()).filter_map(
             |target| {
                 let line = session.line(target).filter(|line| line.is_listed)?;
-                Some((*line.calls.front()?, target))
+                Some((self.next_in_line(session, line)?, target))
             },
         );
         heads.min().map(|(id, target)| (*sid, target, id))
@@ -219,18 +220,20 @@ impl Pool {
 
     /// Puts a call where its ticket says among those of its session that wait for the same.
     pub(super) fn join_line(&mut self, id: CallId, target: Target) {
-        let sid = self.calls[&id].sid;
+        let call = &self.calls[&id];
+        let (sid, is_loose) = (call.sid, usize::from(!call.is_in_line()));
         if let Target::Worker(place) = target {
             self.worker_mut(place).waiting += 1;
         }
         self.count_waiting(id, |waiting| waiting + 1);
         if self.sessions[&sid].line(target).is_none() {
             let turn = self.queue.next_turn();
-            self.session_mut(sid).lines.push(Line { target, calls: VecDeque::new(), turn, is_listed: false });
+            self.session_mut(sid).lines.push(Line { target, calls: VecDeque::new(), loose: 0, turn, is_listed: false });
         }
         let line = self.session_mut(sid).line_mut(target).expect("it was just made sure of");
         let at = line.calls.partition_point(|other| *other < id && !mutant!("line.newest_first"));
         line.calls.insert(at, id);
+        line.loose += is_loose;
         let call = self.calls.get_mut(&id).expect("it was read above");
         call.stage = Stage::Waiting(target);
         if let Some(tree) = call.tree {
@@ -242,9 +245,8 @@ impl Pool {
     /// Takes a call out of its line; it keeps its place in the queue.
     pub(super) fn take_from_line(&mut self, id: CallId) {
         let call = self.calls.get_mut(&id).expect("only a waiting call is taken from a line");
-        let (sid, Stage::Waiting(target)) = (call.sid, std::mem::replace(&mut call.stage, Stage::Routing)) else {
-            return;
-        };
+        let (sid, is_loose) = (call.sid, usize::from(!call.is_in_line()));
+        let Stage::Waiting(target) = std::mem::replace(&mut call.stage, Stage::Routing) else { return };
         if let Some(tree) = call.tree {
             self.queue.in_trees.remove(&(tree, id));
         }
@@ -258,6 +260,7 @@ impl Pool {
         // Almost always the first.
         if let Some(at) = line.calls.iter().position(|other| *other == id) {
             line.calls.remove(at);
+            line.loose -= is_loose;
         }
         session.lines.retain(|line| !line.calls.is_empty());
         self.relist(sid, target);
@@ -291,7 +294,7 @@ impl Pool {
     pub(super) fn relist(&mut self, sid: Sid, target: Target) {
         self.unlist(sid, target);
         let Some(session) = self.sessions.get(&sid) else { return };
-        let Some(line) = session.line(target).filter(|line| self.may_begin(session, line)) else { return };
+        let Some(line) = session.line(target).filter(|line| self.next_in_line(session, line).is_some()) else { return };
         let turn = line.turn;
         self.turns_mut(target).insert((turn, sid));
         if let Some(line) = self.session_mut(sid).line_mut(target) {
@@ -307,18 +310,29 @@ impl Pool {
         }
     }
 
-    pub(super) fn may_begin(&self, session: &Session, line: &Line) -> bool {
-        let Some(call) = line.calls.front().map(|id| &self.calls[id]) else { return false };
+    /// The call of a line that could begin in a worker that has room.
+    pub(super) fn next_in_line(&self, session: &Session, line: &Line) -> Option<CallId> {
         if session.rebuilding.is_some() {
-            return false;
+            return None;
         }
-        if !call.is_in_line() {
-            return true;
+        let first = *line.calls.front()?;
+        if !self.calls[&first].is_in_line() || self.may_begin_in_line(session, line.target) {
+            return Some(first);
         }
-        match line.target {
-            Target::Any => session.settling.is_none() && !self.overlaps_anywhere(call.sid),
+        // What waits for the end of that may be held up by a call that is made in it.
+        if line.loose == 0 {
+            return None;
+        }
+        line.calls.iter().find(|id| !self.calls[*id].is_in_line()).copied()
+    }
+
+    /// Whether nothing of the session has to end before the next of its strict calls begins.
+    fn may_begin_in_line(&self, session: &Session, target: Target) -> bool {
+        let sid = Sid::from(&session.key);
+        match target {
+            Target::Any => session.settling.is_none() && !self.overlaps_anywhere(sid),
             Target::Worker(place) => {
-                let overlaps = self.rules.concurrency > 1 && self.runs_in_line(call.sid, place);
+                let overlaps = self.rules.concurrency > 1 && self.runs_in_line(sid, place);
                 !overlaps && !session.is_settling_elsewhere(Some(place))
             }
         }
@@ -382,7 +396,7 @@ impl Pool {
         }
     }
 
-    fn waiting_for_any(&self) -> Vec<CallId> {
+    pub(super) fn waiting_for_any(&self) -> Vec<CallId> {
         let waits = |stage: &Stage| matches!(stage, Stage::Waiting(Target::Any));
         self.calls.iter().filter(|(_, call)| waits(&call.stage)).map(|(id, _)| *id).collect()
     }

@@ -28,9 +28,17 @@ impl Pool {
     /// The home is ready, and the call that set it is sent now.
     pub(crate) fn handle_rebuilt(&mut self, call: CallId, worker: &WorkerId, now: Instant) {
         // Another worker than that may have it by now.
-        let Some((sid, _)) = self.leased(call).filter(|(_, at)| *at == Place::from(worker)) else { return };
+        let Some((sid, place)) = self.leased(call).filter(|(_, at)| *at == Place::from(worker)) else { return };
         if self.end_rebuild(call) {
             self.relist_all(sid);
+            // Under `hint` a home that is busy is no reason to wait any longer.
+            let line = self.sessions[&sid].line(Target::Worker(place));
+            let waiting: Vec<CallId> = line.into_iter().flat_map(|line| line.calls.iter().copied()).collect();
+            for id in waiting.into_iter().filter(|id| !self.calls[id].is_tied()).collect::<Vec<_>>() {
+                if self.leave_line(id) {
+                    self.route(id, now);
+                }
+            }
             self.serve_all(now);
             self.serve_trees_of(sid, now);
         }

@@ -83,6 +83,8 @@ pub(super) struct Settling {
 pub(super) struct Line {
     pub(super) target: Target,
     pub(super) calls: VecDeque<CallId>,
+    /// How many of them keep no order, and may pass those that do.
+    pub(super) loose: usize,
     /// Its place among the lines that wait for the same worker.
     pub(super) turn: u64,
     /// Whether its turn may come now; else something of its own session has to end first.

@@ -118,6 +118,8 @@ impl Pool {
         now: Instant,
     ) {
         if !self.holds_its_slot(place) {
+            // It may have been the last that a degraded pool had.
+            self.refuse_if_degraded_for_all();
             return;
         }
         self.restarts.handle_cause(&cause);

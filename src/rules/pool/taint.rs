@@ -32,7 +32,7 @@ impl Pool {
         self.timers.set(until, Timer::Untaint(place));
         let for_ms = u64::try_from(how_long.as_millis()).unwrap_or(u64::MAX);
         self.emit(Fact::WorkerTainted { worker: worker.clone(), reason, for_ms });
-        self.turn_away(place);
+        self.turn_away(place, now);
         Ok(())
     }
 
@@ -66,18 +66,25 @@ impl Pool {
     }
 
     /// What waits for a worker that is tainted now, or was sent ahead to it.
-    fn turn_away(&mut self, place: Place) {
+    fn turn_away(&mut self, place: Place, now: Instant) {
         let refusal = |pool: &Self, id: &CallId| pool.unavailable_to(&pool.calls[id], place, &pool.workers[&place]);
         let goes = |pool: &Self, id: &CallId| !pool.calls[id].is_continuing() && !pool.is_expected(id);
         for id in self.waiting_for(place).into_iter().filter(|id| goes(self, id)).collect::<Vec<_>>() {
             let refusal = refusal(self, &id);
-            self.leave_line(id);
-            self.refuse(id, refusal);
+            // One before it may have made room for it elsewhere.
+            if !self.leave_line(id) {
+                continue;
+            }
+            if self.calls[&id].is_tied() {
+                self.refuse(id, refusal);
+            } else {
+                // It has only waited for the end of an `on_home` there.
+                self.route(id, now);
+            }
         }
         for id in self.leases_ahead(place).into_iter().filter(|id| goes(self, id)).collect::<Vec<_>>() {
-            let call = &self.calls[&id];
-            let is_bound = call.is_strict() || call.pinned_to.is_some() || call.uses_namespace;
-            let then = if is_bound { Then::Refuse(refusal(self, &id)) } else { Then::RouteAgain };
+            let is_tied = self.calls[&id].is_tied();
+            let then = if is_tied { Then::Refuse(refusal(self, &id)) } else { Then::RouteAgain };
             self.take_back(id, then);
         }
     }
