@@ -41,6 +41,7 @@ use actix::prelude::*;
 use journal::Heard;
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -107,6 +108,9 @@ const REF_BITS: u32 = 36;
 /// How long a zygote may take to tell of a worker that it was asked for, once that is to be killed.
 const FORK_WAIT: Duration = Duration::from_secs(1);
 
+/// When it is told that this process has no descriptors or memory to have a worker forked.
+const FORK_PAUSE: Duration = Duration::from_millis(100);
+
 /// The zygote's place.
 enum Seat {
     Empty,
@@ -116,7 +120,7 @@ enum Seat {
         start: SpawnHandle,
     },
     Taken(Zygote),
-    /// It was let go, and its end is not told yet; workers that are wanted wait for the next.
+    /// It was let go, or does not hear any more, and its end is not told yet; workers that are wanted wait for the next.
     Ending {
         wanted: Vec<WorkerId>,
     },
@@ -284,10 +288,8 @@ impl PoolSupervisor {
                 let ids = space << REF_BITS..(space + 1) << REF_BITS;
                 match zygote.fork(&worker, ids.start) {
                     Ok(link) => self.add_member(worker, link, ids, ctx),
-                    Err(error) => {
-                        let cause = format!("no worker can be forked: {error}");
-                        self.rules.handle_start_failed(&worker, cause, false, clock::now());
-                    }
+                    Err(error) if is_gone(&error) => self.seat = Seat::Ending { wanted: vec![worker] },
+                    Err(error) => self.fail_start_soon(worker, format!("no worker can be forked: {error}"), ctx),
                 }
             }
             Seat::Starting { wanted, .. } | Seat::Ending { wanted } => wanted.push(worker),
@@ -301,6 +303,16 @@ impl PoolSupervisor {
             }
             Seat::Left => {}
         }
+    }
+
+    /// Not at once: with no back-off it would be tried again within this step, and so on until there is room, with
+    /// the thread of whoever could make some.
+    fn fail_start_soon(&mut self, worker: WorkerId, cause: String, ctx: &mut Context<Self>) {
+        ctx.run_later(FORK_PAUSE, move |this, ctx| {
+            this.rules.handle_start_failed(&worker, cause, false, clock::now());
+            this.perform(ctx);
+            this.timer.wake();
+        });
     }
 
     fn add_member(&mut self, id: WorkerId, link: Link, ids: Range<u64>, ctx: &mut Context<Self>) {
@@ -451,4 +463,9 @@ impl OnTimer for PoolSupervisor {
         self.hear_alarm();
         self.perform(ctx);
     }
+}
+
+/// Whether nobody hears what is said to the zygote: it has ended, as will be told.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }

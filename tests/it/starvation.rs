@@ -271,3 +271,24 @@ fn hide_proc() {
 fn mount(command: &[&str]) {
     assert!(Command::new(command[0]).args(&command[1..]).status().unwrap().success(), "{command:?}");
 }
+
+#[test]
+fn a_host_without_descriptors_answers_and_has_its_workers_again_when_it_has_some() {
+    if !alone("starvation::a_host_without_descriptors_answers_and_has_its_workers_again_when_it_has_some") {
+        return;
+    }
+    run(async {
+        let budget = config().restart_budget(50, Duration::from_secs(600));
+        let py = start([budget.restart_backoff(Duration::ZERO, Duration::ZERO)]).await;
+        let worker = py.workers().await[0].pid;
+        let taken = Taken::all();
+        kill(worker);
+        until("the loss to be seen", || async { py.stats().await.pools[0].ready == 0 }).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let stats = within("its figures", py.stats()).await;
+        assert_eq!(stats.pools[0].degraded, None, "it tries again and again, and has not used up its budget");
+        drop(taken);
+        until("a worker", || async { py.stats().await.pools[0].ready == 1 }).await;
+        py.shutdown().await.unwrap();
+    });
+}
