@@ -123,11 +123,28 @@ impl Work {
         {
             match self.held.pop_front() {
                 Some(grant) if grant.rebuild => to_rebuild.push((request, grant)),
-                Some(grant) => send(request, grant),
+                Some(grant) => self.send(request, grant),
                 None => {}
             }
         }
         to_rebuild
+    }
+
+    /// Sends a call to its worker, unless its caller has left: then the grant goes back, and the body stays until the
+    /// pool says that it was the last. Where it has granted the call anew meanwhile, as when that worker has died,
+    /// another grant is under way, which would wait for the body for ever, and all calls of the session behind it.
+    fn send(&mut self, mut request: Box<Request>, grant: Grant) {
+        if request.promise.is_abandoned() {
+            drop(grant);
+            withdraw(&request);
+            if !mutant!("grant.meets_no_body") {
+                self.waiting.insert(request.call, request);
+            }
+            return;
+        }
+        request.promise.sent_to(&grant.worker, grant.addr.clone());
+        let run = Run { request, on: grant.on };
+        grant.use_for(run);
     }
 
     /// Gives a grant back that is held, and is not to be used.
@@ -144,13 +161,9 @@ impl Work {
     }
 }
 
-/// One whose caller has left goes back, and with it its grant.
-fn send(mut request: Box<Request>, grant: Grant) {
-    if !request.promise.is_abandoned() {
-        request.promise.sent_to(&grant.worker, grant.addr.clone());
-        let run = Run { request, on: grant.on };
-        grant.use_for(run);
-    }
+/// Asks the pool to forget a call whose caller has left. Its body stays until it has: a grant may be under way.
+fn withdraw(request: &Request) {
+    request.pool_addr.do_send(Withdrawn { call: request.call, session: request.hold.actor.clone() });
 }
 
 fn refuse(mut request: Box<Request>, refusal: Refusal) {
@@ -219,8 +232,8 @@ impl Handler<Granted> for SessionActor {
         self.note(Handled::Granted, Some(call), |work| work.outcome_of_grant(&grant));
         let work = self.work();
         // The worker of an earlier grant is gone, or has taken the call back unseen.
-        if let Some(rebuild) = work.rebuilding.remove(&call) {
-            ctx.cancel_future(rebuild.task);
+        if let Some(mut rebuild) = work.rebuilding.remove(&call) {
+            rebuild.cancel(ctx);
             work.waiting.insert(call, rebuild.give_back());
         }
         if !work.held.is_empty() {
@@ -245,8 +258,8 @@ impl Handler<Refused> for SessionActor {
     fn handle(&mut self, Refused { call, refusal }: Refused, ctx: &mut Context<Self>) {
         self.note(Handled::Refused, Some(call), |work| work.outcome_of_refusal(call, &refusal));
         let work = self.work();
-        if let Some(rebuild) = work.rebuilding.remove(&call) {
-            ctx.cancel_future(rebuild.task);
+        if let Some(mut rebuild) = work.rebuilding.remove(&call) {
+            rebuild.cancel(ctx);
             return refuse_rebuilt(rebuild, refusal);
         }
         work.unhold(call);
@@ -279,8 +292,7 @@ impl Handler<CameBack> for SessionActor {
         }
         // Its caller may have left while it was away, and nobody would hear of it again.
         if request.promise.is_abandoned() && !work.is_held(request.call) {
-            let session = request.hold.actor.clone();
-            request.pool_addr.do_send(Withdrawn { call: request.call, session });
+            withdraw(&request);
         }
         work.waiting.insert(request.call, request);
         self.use_grants(ctx);
@@ -301,12 +313,11 @@ impl Handler<GiveUp> for SessionActor {
     fn handle(&mut self, GiveUp { call, place }: GiveUp, ctx: &mut Context<Self>) {
         self.note(Handled::GiveUp, Some(call), |work| work.outcome_of_giving_up(call, &place));
         if let Some(rebuild) = self.work().rebuilding.get_mut(&call) {
-            ctx.cancel_future(rebuild.task);
+            rebuild.cancel(ctx);
             return rebuild.fail(Error::Cancelled { why: "its caller left".into(), ran: Ran::No });
         }
-        // The body stays until the pool has confirmed: a grant may be under way.
         if let Some(request) = self.work().waiting.get(&call) {
-            request.pool_addr.do_send(Withdrawn { call, session: request.hold.actor.clone() });
+            withdraw(request);
         } else if let Some(worker) = place.worker() {
             worker.do_send(Abandon { call });
         }
@@ -362,7 +373,7 @@ impl Handler<End> for SessionActor {
             pool.do_send(Forget { session: key.clone(), actor: ctx.address() });
         }
         for rebuild in work.rebuilding.values_mut() {
-            ctx.cancel_future(rebuild.task);
+            rebuild.cancel(ctx);
             rebuild.fail(Error::Cancelled { why: format!("session {} has ended", key.id()).into(), ran: Ran::No });
         }
         let pools = Forgetting::of(work.pools.iter().map(|(name, _)| name));

@@ -5,11 +5,11 @@ mod bridge;
 mod builder;
 mod call;
 mod guard;
-#[cfg(test)]
-mod panics;
 mod pyref;
 mod session;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 pub use args::{Args, IntoArgs};
 pub use bridge::{SnakeBridge, WeakBridge};

@@ -1,7 +1,7 @@
 //! What a session does after a panic: its own, or that of a pool's supervisor, which has started over.
 
-use super::{End, SessionActor, Work};
-use crate::actors::pool::{Forget, SessionsTold, Withdrawn};
+use super::{End, SessionActor, Work, withdraw};
+use crate::actors::pool::{Forget, SessionsTold};
 use crate::actors::request::Request;
 use crate::error::{Error, Ran};
 use crate::id::PoolName;
@@ -20,10 +20,10 @@ impl Supervised for SessionActor {
         let work = self.work();
         for request in work.waiting.values_mut() {
             request.promise.answer(Err(Error::internal("the actor of its session panicked", Ran::No)));
-            request.pool_addr.do_send(Withdrawn { call: request.call, session: actor.clone() });
+            withdraw(request);
         }
-        // Their tasks went with the panic.
         for rebuild in work.rebuilding.values_mut() {
+            rebuild.forget_task();
             rebuild.fail(Error::internal("the actor of its session panicked", Ran::No));
         }
         if let Some(ending) = &mut work.ending {
@@ -67,15 +67,15 @@ impl Handler<StartedOver> for SessionActor {
         work.held.retain(|grant| grant.worker.pool() != &pool);
         let failed: Vec<_> = work.rebuilding.iter().filter(|(_, rebuild)| *rebuild.pool() == pool).collect();
         for call in failed.into_iter().map(|(call, _)| *call).collect::<Vec<_>>() {
-            if let Some(rebuild) = work.rebuilding.remove(&call) {
-                ctx.cancel_future(rebuild.task);
+            if let Some(mut rebuild) = work.rebuilding.remove(&call) {
+                rebuild.cancel(ctx);
                 answer_for_pool(&mut rebuild.give_back());
             }
         }
         // The pool may have got the tickets of some after it started over.
         for request in work.waiting.values_mut().filter(|request| request.pool == pool) {
             answer_for_pool(request);
-            request.pool_addr.do_send(Withdrawn { call: request.call, session: ctx.address() });
+            withdraw(request);
         }
         if let Some(ending) = &work.ending
             && ending.pools.waits_for(&pool)

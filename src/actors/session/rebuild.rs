@@ -1,6 +1,6 @@
 //! A new home that the session makes ready before the call that set it: its `on_home`.
 
-use super::{Grant, SessionActor, refuse, send};
+use super::{Grant, SessionActor, refuse};
 use crate::actors::pool::{RebuildFailed, Rebuilt};
 use crate::actors::request::Request;
 use crate::actors::scope::{NewHome, Scope, Scoped};
@@ -15,13 +15,25 @@ use std::sync::Arc;
 pub(super) struct Rebuild {
     request: Box<Request>,
     grant: Grant,
-    /// The `on_home`.
-    pub(super) task: SpawnHandle,
+    /// The `on_home`, unless it has ended with a panic of the actor: its number is given again then.
+    task: Option<SpawnHandle>,
     /// Why it ended, once the pool was told that it failed.
     error: Option<Error>,
 }
 
 impl Rebuild {
+    /// Ends the `on_home`.
+    pub(super) fn cancel(&mut self, ctx: &mut Context<SessionActor>) {
+        if let Some(task) = self.task.take() {
+            ctx.cancel_future(task);
+        }
+    }
+
+    /// The actor has panicked, and its tasks are gone.
+    pub(super) fn forget_task(&mut self) {
+        self.task = None;
+    }
+
     /// The call was granted another worker meanwhile: this one gets its lease back.
     pub(super) fn give_back(self) -> Box<Request> {
         self.request
@@ -76,7 +88,7 @@ impl SessionActor {
             .into_actor(self)
             .map(move |outcome, this, _| this.on_rebuilt(call, outcome)),
         );
-        self.work().rebuilding.insert(call, Rebuild { request, grant, task, error: None });
+        self.work().rebuilding.insert(call, Rebuild { request, grant, task: Some(task), error: None });
     }
 
     fn on_rebuilt(&mut self, call: CallId, outcome: Result<(), Error>) {
@@ -85,7 +97,7 @@ impl SessionActor {
             Ok(()) => {
                 if let Some(Rebuild { request, grant, .. }) = work.rebuilding.remove(&call) {
                     request.pool_addr.do_send(Rebuilt { call, worker: grant.worker.clone() });
-                    send(request, grant);
+                    work.send(request, grant);
                 }
             }
             Err(error) => {

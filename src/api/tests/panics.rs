@@ -1,11 +1,10 @@
 //! Actors panic under a real bridge: what that costs, and that nothing else is lost.
 
-use super::bridge::SnakeBridge;
-use super::session::Session;
-use super::stream::PyStream;
+use super::{SOON, is_alive, outcome, pool, until, within};
 use crate::actors::contained::injection::{Panic, PanicIn};
-use crate::config::{Affinity, OnWorkerLost, PoolConfig, SessionOptions};
-use crate::error::{Error, Ran, Result};
+use crate::api::{PyStream, Session, SnakeBridge};
+use crate::config::{Affinity, OnWorkerLost, SessionOptions};
+use crate::error::{Ran, Result};
 use crate::event::{Event, Fact};
 use crate::observe::fault::{self, Fault};
 use crate::status::{WorkerInfo, WorkerState};
@@ -14,12 +13,10 @@ use futures::future::join_all;
 use futures::{FutureExt, Stream, StreamExt};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::task::JoinHandle;
-
-/// Tells a hang from an answer.
-const SOON: Duration = Duration::from_secs(20);
 
 /// More than are sent ahead to a worker that is busy.
 const MANY: usize = 40;
@@ -259,6 +256,34 @@ async fn a_session_that_panics_while_it_ends_ends() {
 }
 
 #[actix::test]
+async fn a_session_that_panics_while_its_on_home_runs_makes_the_next_home_ready() {
+    let builder = SnakeBridge::builder().pool(pool("p")).pool(pool("q"));
+    let py = within("the start", builder.start()).await.expect("the bridge starts");
+    let runs = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&runs);
+    let options = SessionOptions::new().on_home(move |session| {
+        let run = counted.fetch_add(1, Ordering::Relaxed);
+        async move {
+            if run == 0 {
+                std::future::pending::<()>().await;
+            }
+            session.call("time", "sleep", (0.05,)).discard().await
+        }
+    });
+    let session = py.session_with("s", options);
+    let call = |pool: &str| tokio::task::spawn_local(session.call("math", "sqrt", (4,)).pool(pool).extract::<f64>());
+    let mut lost = call("p");
+    until("its on_home to run", || async { runs.load(Ordering::Relaxed) == 1 }).await;
+    py.session_addr("s").expect("it lives").do_send(Panic);
+    // Its home is made ready by the first task of the actor since, as the other was of the actor before.
+    let mut next = call("q");
+    assert_eq!(ended(&mut lost).await, Err(("internal", Ran::No)));
+    assert_eq!(ended(&mut next).await, Ok(2.0));
+    assert_eq!(ended(&mut call("p")).await, Ok(2.0), "the home whose on_home was lost is tried again");
+    within("the shutdown", py.shutdown()).await.expect("it stops");
+}
+
+#[actix::test]
 async fn a_call_that_is_made_while_anything_panics_ends_and_nothing_is_left() {
     let py =
         within("the start", SnakeBridge::builder().pool(pool("p").size(2).restart_budget(1_000, SOON)).start()).await;
@@ -434,11 +459,6 @@ impl Scene {
     }
 }
 
-fn pool(name: &str) -> PoolConfig {
-    let helpers = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/py");
-    PoolConfig::new(name).size(1).python_path(helpers).shutdown_grace(Duration::from_millis(300))
-}
-
 fn panicked(event: &Event) -> Option<String> {
     match event.fact() {
         Fact::ActorPanicked { actor, what } if what == "on purpose" => Some(actor.clone()),
@@ -461,10 +481,6 @@ async fn workers(py: &SnakeBridge, name: &str) -> Vec<WorkerInfo> {
     py.workers().await.into_iter().filter(|worker| worker.pool == name).collect()
 }
 
-fn outcome<T>(outcome: Result<T>) -> Result<T, (&'static str, Ran)> {
-    outcome.map_err(|error: Error| (error.code(), error.ran()))
-}
-
 async fn ended<T>(call: &mut JoinHandle<Result<T>>) -> Result<T, (&'static str, Ran)> {
     outcome(within("a call", call).await.expect("no panic of its own"))
 }
@@ -477,25 +493,6 @@ async fn rest_of(stream: &mut PyStream<i64>) -> Result<usize, &'static str> {
         items += 1;
     }
     Ok(items)
-}
-
-async fn within<F: Future>(what: &str, future: F) -> F::Output {
-    tokio::time::timeout(SOON, future).await.unwrap_or_else(|_| panic!("{what} did not end within {SOON:?}"))
-}
-
-async fn until<F: Future<Output = bool>>(what: &str, mut ask: impl FnMut() -> F) {
-    let deadline = Instant::now() + SOON;
-    while !ask().await {
-        assert!(Instant::now() < deadline, "{what} did not come about within {SOON:?}");
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-}
-
-/// Whether a process is there and no zombie.
-fn is_alive(pid: u32) -> bool {
-    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
-    let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
-    !matches!(state, Some('Z' | 'X') | None)
 }
 
 /// A call in Python that goes on until its gate is opened.
