@@ -285,6 +285,7 @@ mod tests {
             "SNAKEBRIDGE_PYTHON",
             "SNAKEBRIDGE_SIM_SEED",
             "SNAKEBRIDGE_SIM_SEEDS",
+            "SNAKEBRIDGE_SIM_TOLD",
             "SNAKEBRIDGE_BLESS",
             "SNAKEBRIDGE_CI_MARK",
             "SNAKEBRIDGE_CODEC_ROUNDS",

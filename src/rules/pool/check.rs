@@ -118,8 +118,9 @@ impl Pool {
             assert!(!could, "{id} waits, and could run on top of a call of the tree of {tree}");
         }
         assert_eq!(self.queue.any_turns, self.turns(Target::Any), "turns for any worker");
-        let in_vain = if self.degraded_for_all().is_some() { self.waiting_for_any() } else { Vec::new() };
-        assert!(in_vain.is_empty(), "{in_vain:?} wait for any worker, and none will come soon");
+        for id in self.waiting_for_any() {
+            assert!(self.none_will_come(id).is_none(), "{id} waits for any worker, and none will come soon");
+        }
     }
 
     fn check_workers(&self) {

@@ -43,7 +43,7 @@ impl Pool {
     pub(super) fn enqueue(&mut self, id: CallId, target: Target, now: Instant) {
         let (sid, bytes) = (self.calls[&id].sid, self.calls[&id].bytes);
         if target == Target::Any
-            && let Some(refusal) = self.degraded_for_all()
+            && let Some(refusal) = self.none_will_come(id)
         {
             return self.refuse(id, refusal);
         }
@@ -387,12 +387,20 @@ impl Pool {
         (!has_worker).then(|| Refusal::PoolDegraded { cause: cause.clone() })
     }
 
+    /// Why a call would wait for any worker in vain. One that waits for a callback of its tree takes it, though it
+    /// leaves.
+    pub(super) fn none_will_come(&self, id: CallId) -> Option<Refusal> {
+        let waits_for_it = |tree| self.workers.keys().any(|place| self.stack(*place, tree).is_some());
+        self.degraded_for_all().filter(|_| !self.calls[&id].tree.is_some_and(waits_for_it))
+    }
+
     /// Refuses all that wait for any worker, if none is left and none will come soon.
     pub(super) fn refuse_if_degraded_for_all(&mut self) {
-        let Some(refusal) = self.degraded_for_all() else { return };
         for id in self.waiting_for_any() {
-            self.leave_line(id);
-            self.refuse(id, refusal.clone());
+            if let Some(refusal) = self.none_will_come(id) {
+                self.leave_line(id);
+                self.refuse(id, refusal);
+            }
         }
     }
 

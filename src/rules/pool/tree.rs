@@ -29,7 +29,7 @@ pub(super) type Tree = CallId;
 const DEEPEST: usize = 64;
 
 /// The calls of a tree in one thread of a worker: one that needed room, and those on top of it.
-struct Stack {
+pub(super) struct Stack {
     /// It may be over, with what came late still on it.
     base: CallId,
     tree: Tree,
@@ -273,7 +273,7 @@ impl Pool {
     }
 
     /// The best stack that a worker has of a tree, if a call there waits for a callback of it.
-    fn stack(&self, place: Place, tree: Tree) -> Option<Stack> {
+    pub(super) fn stack(&self, place: Place, tree: Tree) -> Option<Stack> {
         let worker = self.workers.get(&place).filter(|worker| match worker.state {
             State::Serving | State::Retiring | State::Draining => true,
             State::Starting { .. } | State::Stopping => false,
@@ -303,7 +303,11 @@ impl Pool {
             let Some(call) = self.calls.get(&id).filter(|call| matches!(call.stage, Stage::Waiting(_))) else {
                 continue;
             };
-            match self.choose(call, &self.sessions[&call.sid]) {
+            let choice = match self.choose(call, &self.sessions[&call.sid]) {
+                Choice::Wait(Target::Any) => self.none_will_come(id).map_or(Choice::Wait(Target::Any), Choice::Refuse),
+                choice @ (Choice::Grant(_) | Choice::Nest(..) | Choice::Wait(_) | Choice::Refuse(_)) => choice,
+            };
+            match choice {
                 Choice::Nest(place, on) => {
                     self.leave_line(id);
                     self.queue.has_moved = true;

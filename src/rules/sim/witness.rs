@@ -140,7 +140,7 @@ impl Witness {
         }
     }
 
-    /// While a line waits for its turn at a worker, no other session has two there; a call that was taken back
+    /// While a line waits for its turn at a worker, no other session has two there. A call that comes back with a death
     /// has had none.
     pub(super) fn turns(&mut self, granted: &[(u64, CallId, WorkerId)], pool: &Pool) {
         let listed: BTreeSet<LineView> = pool.listed_lines().into_iter().collect();
@@ -159,6 +159,13 @@ impl Witness {
         }
         for line in listed {
             self.served.entry(line).or_default();
+        }
+    }
+
+    /// It was taken back, and its turn was none.
+    pub(super) fn taken_back(&mut self, call: CallId) {
+        for served in self.served.values_mut() {
+            served.retain(|_, with| *with != call);
         }
     }
 

@@ -58,6 +58,8 @@ pub(super) struct World {
     is_audited: bool,
     steps: u64,
     trace: u64,
+    /// Every message and decision is printed.
+    is_told: bool,
 }
 
 pub(super) fn micros(count: u64) -> Duration {
@@ -174,6 +176,7 @@ impl World {
             is_audited: seed.is_multiple_of(8),
             steps: 0,
             trace: 0xCBF2_9CE4_8422_2325,
+            is_told: std::env::var_os("SNAKEBRIDGE_SIM_TOLD").is_some(),
         }
     }
 
@@ -232,6 +235,9 @@ impl World {
     }
 
     fn handle(&mut self, to: Mailbox, message: Message) {
+        if self.is_told {
+            self.tell(&format!("  {to:?} <- {message:?}"));
+        }
         match to {
             Mailbox::Pool => self.tell_pool(message),
             Mailbox::Registry => self.tell_registry(message),
@@ -249,8 +255,16 @@ impl World {
         }
     }
 
+    #[expect(clippy::print_stderr, reason = "somebody asked for it")]
+    fn tell(&self, what: &str) {
+        eprintln!("{:?} {what}", self.now - self.epoch);
+    }
+
     /// FNV-1a over all that was decided.
     pub(super) fn note(&mut self, what: &str) {
+        if self.is_told {
+            self.tell(what);
+        }
         for byte in what.bytes() {
             self.trace = (self.trace ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
         }

@@ -28,7 +28,10 @@ impl World {
             Message::Callback(call) => pool.handle_callback(call, now),
             Message::CallbackOver(call) => pool.handle_callback_over(call, now),
             Message::Returned(call, worker) => pool.handle_lease_returned(call, &worker, now),
-            Message::TakenBack(call) => pool.handle_taken_back(call, now),
+            Message::TakenBack(call) => {
+                self.witness.taken_back(call);
+                pool.handle_taken_back(call, now);
+            }
             Message::Kept(call) => pool.handle_kept(call, now),
             Message::Passed(call, worker) => pool.handle_passed(call, &worker, now),
             Message::Unpinned(session, worker, count) => pool.handle_unpinned(&session, &worker, count, now),
