@@ -24,7 +24,7 @@ sys.path[:0] = [sys.argv[1], os.path.dirname(os.path.abspath(__file__))]
 
 import snakebridge
 from callbacks import ANYTHING, VALUE, Case, Made
-from snakebridge_worker import codec, page, plans, streams, wire
+from snakebridge_worker import codec, host, page, plans, streams, wire
 
 # ---- user code
 
@@ -241,6 +241,38 @@ async def gives_slowly() -> AsyncIterator[int]:
         raise
     finally:
         seen.append("finally")
+
+
+async def gives_at_once() -> AsyncIterator[int]:
+    """It is found between two items, since its loop does nothing else in between."""
+    try:
+        yield 1
+        here()
+        awaited = host.entries[threading.get_ident()].awaited
+        while not awaited._is_wanted:
+            pass
+        # The batch is over with the next item.
+        time.sleep(2 * streams.SLICE)
+        yield 2
+    finally:
+        await asyncio.sleep(0)
+        seen.append("finally")
+
+
+class StruckBeforeItCloses:
+    is_struck = False
+
+    def __aiter__(self) -> StruckBeforeItCloses:
+        return self
+
+    def aclose(self) -> Any:
+        if not self.is_struck:
+            self.is_struck = True
+            spins()
+        return self._closes()
+
+    async def _closes(self) -> None:
+        seen.append("closes")
 
 
 def gives_plainly() -> Iterator[int]:
@@ -613,7 +645,8 @@ class Everywhere(Interrupts):
         self.has_seen("CancelledError", "CallCancelled")
 
     def test_a_batch_of_a_stream_ends_with_it(self) -> None:
-        for name, ends in (("gives_slowly", "CancelledError"), ("gives_plainly", "CallCancelled")):
+        kinds = {"gives_slowly": "CancelledError", "gives_at_once": "CallCancelled", "gives_plainly": "CallCancelled"}
+        for name, ends in kinds.items():
             self.host.call("open_stream", name, want=b"\1")
             (ref,) = self.host.hear()["refs"]
             arguments = (Made(codec.resolve, ref), 100, 1 << 20)
@@ -628,6 +661,15 @@ class Everywhere(Interrupts):
             self.replies(batch, ([], b""))
             self.host.free(ref)
             self.has_seen(*([ends] if name == "gives_slowly" else []), "finally")
+
+    def test_a_stream_that_is_struck_before_it_closes_is_closed_all_the_same(self) -> None:
+        self.host.call("open_stream", "StruckBeforeItCloses", want=b"\1")
+        (ref,) = self.host.hear()["refs"]
+        close = self.host.order(wire.CALL, "", (Made(codec.resolve, ref),), 0, VALUE, plans.CLOSE, [])
+        self.interrupt_there(close)
+        self.is_cancelled(close)
+        self.has_seen("closes")
+        self.host.free(ref)
 
     def test_a_shield_puts_it_off_until_its_end(self) -> None:
         for depth, done in ((1, ["outer"]), (2, ["inner", "between", "outer"])):

@@ -12,6 +12,7 @@ from typing import Any, Callable
 
 from snakebridge_worker import calls, coroutines, errors, kinds
 from snakebridge_worker.coroutines import CoroutineType
+from snakebridge_worker.interrupts import CallCancelled
 
 #: In seconds. A batch is over when it has taken so long, for others wait for the worker; and what it has
 #: by then is sent, though its next item is not there.
@@ -127,19 +128,37 @@ class AsyncStream:
         try:
             ends = self._loop.run(_fill(self._iterator, items, most, most_bytes))
         except BaseException as error:
-            ends = errors.describe(error)
-        if ends is not MORE:
-            self._end()
+            ends = self._fail(error)
+        else:
+            if ends is not MORE:
+                self._end()
         return ends
 
     def close(self) -> None:
         """As ``Stream.close``."""
-        close = getattr(self._iterator, "aclose", None)
         try:
-            if close is not None:
-                self._loop.run(close())
+            self._close()
+        except CallCancelled:
+            # It may have struck before anything was closed. It does so once.
+            self._close()
+            raise
         finally:
             self._end()
+
+    def _fail(self, error: BaseException) -> bytes:
+        """The description of what ended it."""
+        try:
+            # An interrupt may have found it between two items: let go as it is, it would be closed by the loop,
+            # in the next call that has one run.
+            self.close()
+        except BaseException as last:
+            return errors.describe(last)
+        return errors.describe(error)
+
+    def _close(self) -> None:
+        close = getattr(self._iterator, "aclose", None)
+        if close is not None:
+            self._loop.run(close())
 
     def _end(self) -> None:
         self._iterator = None
