@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import gc
 import os
@@ -332,6 +333,17 @@ kept: list[Any] = []
 def keeps(name: str) -> int:
     kept.append(globals()[name]())
     return next(kept[0])
+
+
+def relays_in_a_shield_that_is_closed_meanwhile(name: str) -> None:
+    keeps("leaves_a_shield_open")
+    snakebridge.host.call(name)
+    spins()
+
+
+def closes_what_was_kept(is_shielded: bool) -> None:
+    with snakebridge.call.shield() if is_shielded else contextlib.nullcontext():
+        kept.pop().close()
 
 
 def shields_and_relays(name: str) -> Any:
@@ -703,6 +715,17 @@ class Everywhere(Interrupts):
         self.name(outer)
         self.host.answer(outer, 7)
         self.is_cancelled(outer)
+
+    def test_a_shield_that_a_call_on_top_has_closed_is_closed(self) -> None:
+        for number, is_shielded in enumerate((False, True)):
+            outer = self.host.call("relays_in_a_shield_that_is_closed_meanwhile", "f")
+            if not number:
+                self.looks_up(outer, "f", 5)
+            self.asks(outer, 5, ())
+            self.replies(self.host.nested("closes_what_was_kept", is_shielded), None)
+            self.host.answer(outer, 7)
+            self.interrupt_there(outer)
+            self.is_cancelled(outer)
 
     def test_a_call_knows_its_deadline(self) -> None:
         self.replies(self.host.call("asks_for_its_deadline"), None)

@@ -6,7 +6,7 @@ from threading import get_ident
 from typing import Any
 
 from snakebridge_worker import host
-from snakebridge_worker.interrupts import Target
+from snakebridge_worker.interrupts import Shields, Target
 
 
 def deadline() -> float | None:
@@ -45,19 +45,19 @@ def shield() -> Shield:
 class Shield:
     """What ``shield`` makes."""
 
-    __slots__ = ("_target", "_call")
+    __slots__ = ("_target", "_shields")
 
     def __init__(self, target: Target | None) -> None:
         self._target = target
-        self._call = 0
+        self._shields: Shields | None = None
 
     def __enter__(self) -> None:
         if self._target is not None:
-            self._call = self._target.shield()
+            self._shields = self._target.shield()
 
     def __exit__(self, *_: Any) -> None:
-        if self._target is not None:
-            self._target.unshield(self._call, host.entries.get(get_ident()) is self._target)
+        if self._target is not None and self._shields is not None:
+            self._target.unshield(self._shields, host.entries.get(get_ident()) is self._target)
 
 
 def _target() -> Target | None:

@@ -49,10 +49,20 @@ class Awaited(Protocol):
     def cancel(self) -> None: ...
 
 
+class Shields:
+    """How many shields of a call are open."""
+
+    __slots__ = ("seq", "open")
+
+    def __init__(self, seq: int) -> None:
+        self.seq = seq
+        self.open = 0
+
+
 class Target:
     """The call that runs at an entry, for whoever wants to end it."""
 
-    __slots__ = ("running", "deadline", "thread", "awaited", "shielded", "shields", "struck", "_words", "_lock", "_is_aimed")
+    __slots__ = ("running", "deadline", "thread", "awaited", "shields", "struck", "_words", "_lock", "_is_aimed")
 
     def __init__(self, page: Page) -> None:
         #: The innermost call, while it runs and does not wait. 0: there is none, or it is answered.
@@ -63,8 +73,8 @@ class Target:
         self.thread: int | None = None
         #: The coroutine that runs, of whichever call.
         self.awaited: Awaited | None = None
-        #: The call that is in a ``shield``, and how many deep.
-        self.shielded = self.shields = 0
+        #: Those of the last call that was in one.
+        self.shields: Shields | None = None
         #: The last call that was interrupted, which is done once.
         self.struck = 0
         self._words = page.words[FIRST_INTERRUPT : FIRST_INTERRUPT + INTERRUPT_WORDS]
@@ -116,26 +126,26 @@ class Target:
         if self._drain():
             raise CallCancelled
 
-    def shield(self) -> int:
-        """Puts off what would strike the call that runs, which is returned, until ``unshield``."""
+    def shield(self) -> Shields | None:
+        """Puts off what would strike the call that runs, until ``unshield`` of what is returned."""
         with self._lock:
-            seq = self.running
+            seq, shields = self.running, self.shields
             if not seq:
-                return 0
-            if self.shielded != seq:
-                self.shielded, self.shields = seq, 0
-            self.shields += 1
+                return None
+            if shields is None or shields.seq != seq:
+                shields = self.shields = Shields(seq)
+            shields.open += 1
         if self._drain():
+            shields.open -= 1
             raise CallCancelled
-        return seq
+        return shields
 
-    def unshield(self, seq: int, is_here: bool) -> None:
-        """The end of ``shield``, and of that call if it was put off and runs on this thread."""
+    def unshield(self, shields: Shields, is_here: bool) -> None:
+        """The end of ``shield``, and of its call if that was put off and runs on this thread."""
         # A generator may be left in another call than that which entered it, or by another thread.
-        if seq and self.shielded == seq:
-            self.shields -= 1
-            if is_here and self.running == seq and not self.shields:
-                self.strike()
+        shields.open -= 1
+        if is_here and self.running == shields.seq and not shields.open:
+            self.strike()
 
     def take_back(self) -> None:
         """What was raised here has been swallowed: the next signal is to strike again."""
@@ -146,7 +156,8 @@ class Target:
         seq = self.running
         if not seq or self._words[seq % INTERRUPT_WORDS] != seq or self.struck == seq:
             return None
-        if self.shields and self.shielded == seq:
+        shields = self.shields
+        if shields is not None and shields.open and shields.seq == seq:
             return None
         awaited = self.awaited
         if awaited is not None and awaited.seq == seq:
