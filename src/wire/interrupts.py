@@ -346,6 +346,14 @@ def closes_what_was_kept(is_shielded: bool) -> None:
         kept.pop().close()
 
 
+def relays_when_it_was_told(name: str) -> Any:
+    try:
+        spins()
+    except BaseException as error:
+        seen.append(type(error).__name__)
+    return snakebridge.host.call(name)
+
+
 def shields_and_relays(name: str) -> Any:
     with snakebridge.call.shield():
         return snakebridge.host.call(name)
@@ -726,6 +734,18 @@ class Everywhere(Interrupts):
             self.host.answer(outer, 7)
             self.interrupt_there(outer)
             self.is_cancelled(outer)
+
+    def test_a_call_that_was_told_is_not_told_again_when_one_on_top_was(self) -> None:
+        outer = self.host.call("relays_when_it_was_told", "f")
+        self.interrupt_there(outer)
+        self.looks_up(outer, "f", 5)
+        self.asks(outer, 5, ())
+        inner = self.host.nested("spins")
+        self.interrupt_there(inner)
+        self.is_cancelled(inner)
+        self.host.answer(outer, 7)
+        self.replies(outer, 7)
+        self.has_seen("CallCancelled")
 
     def test_a_call_knows_its_deadline(self) -> None:
         self.replies(self.host.call("asks_for_its_deadline"), None)

@@ -193,11 +193,11 @@ class Entry(Target):
                         os._exit(0)
                     elif type(message) is bytes and message[0] == wire.NESTED:
                         aside, before = _put_aside(), errors.outside.handled
-                        own = self.deadline, self.shields
+                        own = self.deadline, self.shields, self.struck
                         errors.outside.handled = sys.exc_info()[1]
                         self.run(memoryview(message), self._nested)
                         errors.outside.handled = before
-                        self.deadline, self.shields = own
+                        self.deadline, self.shields, self.struck = own
                         if aside is not None:
                             _put_back(*aside)
                     elif message is not None:
