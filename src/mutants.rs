@@ -82,7 +82,14 @@ mod source {
             "python.any_call_is_interrupted",
             &[(INTERRUPTS, "if not seq or self._words[seq % INTERRUPT_WORDS] != seq or", "if not seq or")],
         ),
-        ("python.interrupted_again", &[(INTERRUPTS, " or self.struck == seq:", ":")]),
+        (
+            "python.interrupted_again",
+            &[
+                (INTERRUPTS, " or self.struck == seq:", ":"),
+                (INTERRUPTS, "awaited is not None and self.struck != seq:", "awaited is not None:"),
+                (INTERRUPTS, "self._moves == moves and self.struck != seq:", "self._moves == moves:"),
+            ],
+        ),
         (
             "python.orphans_live_on",
             &[(

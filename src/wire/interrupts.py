@@ -5,10 +5,14 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import gc
+import itertools
+import operator
 import os
 import random
 import select
@@ -19,13 +23,13 @@ import threading
 import time
 import unittest
 import weakref
-from typing import Any, AsyncIterator, Iterator
+from typing import Any, AsyncIterator, Callable, Iterator
 
 sys.path[:0] = [sys.argv[1], os.path.dirname(os.path.abspath(__file__))]
 
 import snakebridge
 from callbacks import ANYTHING, VALUE, Case, Made
-from snakebridge_worker import codec, host, page, plans, streams, wire
+from snakebridge_worker import codec, host, interrupts, page, plans, streams, wire
 
 # ---- user code
 
@@ -250,7 +254,7 @@ async def gives_at_once() -> AsyncIterator[int]:
         yield 1
         here()
         awaited = host.entries[threading.get_ident()].awaited
-        while not awaited._is_wanted:
+        while not awaited.is_wanted:
             pass
         # The batch is over with the next item.
         time.sleep(2 * streams.SLICE)
@@ -381,6 +385,98 @@ def watched_by_a_thread() -> Any:
         seen.append(answers[0])
 
 
+class LockWithAGap:
+    """A lock as ``with`` has it from CPython 3.14 on: an exception may come between the two halves.
+
+    Where it is taken first, one does: it has come by then.
+    """
+
+    def __init__(self, lock: Any, strike: Callable[[], Any]) -> None:
+        call = operator.methodcaller("__call__")
+        first = functools.partial(tuple, map(call, (strike, lock.acquire)))
+        # No bytecode runs in between.
+        self.acquire = map(call, itertools.chain((first,), itertools.repeat(lock.acquire))).__next__
+        self.release = lock.release
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_: Any) -> None:
+        self.release()
+
+
+def struck_where_it_takes_a_lock(name: str) -> Any:
+    here = threading.get_ident()
+    entry = host.entries[here]
+    entry._lock = LockWithAGap(entry._lock, functools.partial(interrupts._async_exc(), here, interrupts.CallCancelled))
+    return globals()[name]()
+
+
+def returns() -> None:
+    pass
+
+
+async def returns_in_coroutine() -> None:
+    pass
+
+
+def returns_from_a_shield() -> None:
+    with snakebridge.call.shield():
+        pass
+
+
+def struck_where_a_batch_ends() -> None:
+    class UnderWay(streams._UnderWay):
+        # The thread that looks after batches does not take it first.
+        is_old = property(lambda _: False, lambda *_: None)
+
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            self.lock = LockWithAGap(self.lock, functools.partial(_thread.interrupt_main, signal.SIGURG))
+
+    streams._UnderWay = UnderWay
+
+
+def gives_nothing() -> Iterator[int]:
+    here()
+    spins_until_cancelled()
+    yield from ()
+
+
+def looked_for_by_way_of(waits: Callable[[], Any]) -> None:
+    """What is looked at before the next interrupt is aimed runs other code first, as a garbage collection may."""
+    imports = interrupts._imports
+
+    def run(thread: int | None) -> bool:
+        interrupts._imports = imports
+        is_importing = imports(thread)
+        waits()
+        return is_importing
+
+    interrupts._imports = run
+
+
+def goes_on_while_it_is_aimed_at() -> None:
+    reached, passed = threading.Event(), threading.Event()
+    looked_for_by_way_of(lambda: (reached.set(), passed.wait()))
+    here()
+    reached.wait()
+    with snakebridge.call.shield():
+        passed.set()
+    spins()
+
+
+def is_aimed_at_while_it_is_aimed_at(number: int) -> str:
+    told = threading.Event()
+    looked_for_by_way_of(lambda: (signal.raise_signal(signal.SIGURG), told.wait()))
+    try:
+        spins()
+    except BaseException as error:
+        seen.append(type(error).__name__)
+        told.set()
+    return spins_until_released(number)
+
+
 def replaces_the_handler() -> str:
     signal.signal(signal.SIGURG, lambda *_: seen.append("own handler"))
     return swallows_nothing()
@@ -407,12 +503,16 @@ class Interrupts(Case):
         self.is_interrupted, hear = False, self.host.hear
 
         def hear_and_signal() -> dict[str, Any]:
-            # As the host does: a signal that comes just before a sleep in the kernel is not noticed.
-            while self.is_interrupted and not select.select([self.host.channel], [], [], 0.02)[0]:
-                self.signal()
+            self.signals_until_there_is(self.host.channel)
             return hear()
 
         self.host.hear = hear_and_signal
+
+    def signals_until_there_is(self, what: Any) -> None:
+        """As the host does: a signal that comes just before a sleep in the kernel is not noticed."""
+        ends = time.monotonic() + 30
+        while self.is_interrupted and not select.select([what], [], [], 0.02)[0] and time.monotonic() < ends:
+            self.signal()
 
     def name(self, seq: int) -> None:
         self.host.page.words[page.FIRST_INTERRUPT + seq % page.INTERRUPT_WORDS] = seq
@@ -431,6 +531,7 @@ class Interrupts(Case):
         self.interrupt(seq)
 
     def is_there(self) -> None:
+        self.signals_until_there_is(reached)
         self.assertTrue(select.select([reached], [], [], 30)[0], "it does not come there")
         os.read(reached, 1)
 
@@ -485,6 +586,16 @@ class Alone(Interrupts):
         self.interrupt_there(seq)
         self.replies(seq, "all the same")
         self.has_seen("CallCancelled")
+
+    def test_a_batch_that_is_struck_where_it_takes_a_lock_lets_it_go(self) -> None:
+        self.replies(self.host.call("struck_where_a_batch_ends"), None)
+        self.host.call("open_stream", "gives_nothing", want=b"\1")
+        (ref,) = self.host.hear()["refs"]
+        batch = self.host.order(wire.CALL, "", (Made(codec.resolve, ref), 100, 1 << 20), 0, VALUE, plans.BATCH, [])
+        self.is_there()
+        self.name(batch)
+        self.is_cancelled(batch)
+        self.host.free(ref)
 
     def test_interrupts_that_come_late_hit_nothing(self) -> None:
         """Aimed at the call before, while one runs, and while none does."""
@@ -762,6 +873,29 @@ class Everywhere(Interrupts):
 
 class Threads(Everywhere):
     entries = 3
+
+    def test_a_call_that_is_struck_where_it_takes_a_lock_lets_it_go(self) -> None:
+        # There is a loop from now on.
+        self.replies(self.host.call("returns_in_coroutine"), None)
+        for name in ("returns", "returns_in_coroutine", "returns_from_a_shield"):
+            self.is_cancelled(self.host.call("struck_where_it_takes_a_lock", name))
+            seq = self.host.call("spins")
+            self.interrupt_there(seq)
+            self.is_cancelled(seq)
+
+    def test_a_finalizer_that_runs_while_a_call_is_aimed_at_may_wait_for_it(self) -> None:
+        seq = self.host.call("goes_on_while_it_is_aimed_at")
+        self.interrupt_there(seq)
+        self.is_cancelled(seq)
+
+    def test_a_signal_that_comes_while_a_call_is_aimed_at_does_not_tell_it_twice(self) -> None:
+        seq = self.host.call("is_aimed_at_while_it_is_aimed_at", 1)
+        self.interrupt_there(seq)
+        self.is_there()
+        # It is read when nobody aims any more.
+        self.host.call("release", 1, entry=1)
+        self.assertEqual({self.host.hear()["value"] for _ in range(2)}, {"whole", None})
+        self.has_seen("CallCancelled")
 
     def test_calls_beside_it_are_not_struck(self) -> None:
         for number in range(1, 11):

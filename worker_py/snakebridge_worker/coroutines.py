@@ -59,18 +59,18 @@ class _Awaited:
     """A coroutine of a call while a loop runs it. What is raised in the loop itself would break that, so an
     interrupt has the loop cancel the task."""
 
-    __slots__ = ("seq", "_loop", "_task", "_is_wanted", "_is_told")
+    __slots__ = ("seq", "_loop", "_task", "is_wanted", "_is_told")
 
     def __init__(self, seq: int, loop: Any) -> None:
         self.seq = seq
         self._loop = loop
         self._task: Any = None
-        self._is_wanted = False
+        self.is_wanted = False
         self._is_told = False
 
     def cancel(self) -> None:
         """Has the task cancelled by the loop, or as soon as there is one. From any thread."""
-        self._is_wanted = True
+        self.is_wanted = True
         if self._task is not None:
             try:
                 self._loop.call_soon_threadsafe(self._tell)
@@ -79,7 +79,7 @@ class _Awaited:
                 pass
 
     def _tell(self) -> None:
-        self._is_told = self._task.cancel()
+        self._is_told = self._is_told or self._task.cancel()
 
     def run(self, awaitable: Any) -> Any:
         import asyncio
@@ -89,7 +89,7 @@ class _Awaited:
         if is_new:
             # As the loop does with tasks of its own making, here and below.
             task._log_destroy_pending = False
-        if self._is_wanted:
+        if self.is_wanted:
             self.cancel()
         try:
             value = self._loop.run_until_complete(task)
@@ -104,7 +104,7 @@ class _Awaited:
 
     def is_missed(self) -> bool:
         """Whether its end was wanted when it had just ended by itself."""
-        return self._is_wanted and not self._is_told
+        return self.is_wanted and not self._is_told
 
 
 def _run_on(loop: Any, awaitable: Any) -> Any:

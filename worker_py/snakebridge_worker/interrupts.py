@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import operator
 import signal
 import sys
 import threading
@@ -24,6 +25,7 @@ from typing import Any, Protocol, Sequence
 from snakebridge_worker.page import FIRST_INTERRUPT, INTERRUPT_WORDS, Page
 
 
+_call = operator.methodcaller("__call__")
 _IMPORTS = "<frozen importlib._bootstrap>"
 #: Where calls are run from.
 _LOOP = (lambda: None).__code__.co_filename.replace("interrupts.py", "loop.py")
@@ -45,6 +47,8 @@ class Awaited(Protocol):
     """What is told to end in the place of its call."""
 
     seq: int
+    #: Whether it is to end, which it is told by ``cancel``.
+    is_wanted: bool
 
     def cancel(self) -> None: ...
 
@@ -62,7 +66,7 @@ class Shields:
 class Target:
     """The call that runs at an entry, for whoever wants to end it."""
 
-    __slots__ = ("running", "deadline", "thread", "awaited", "shields", "struck", "_words", "_lock", "_is_aimed")
+    __slots__ = ("running", "deadline", "thread", "awaited", "shields", "struck", "_words", "_lock", "_is_aimed", "_moves")
 
     def __init__(self, page: Page) -> None:
         #: The innermost call, while it runs and does not wait. 0: there is none, or it is answered.
@@ -78,9 +82,11 @@ class Target:
         #: The last call that was interrupted, which is done once.
         self.struck = 0
         self._words = page.words[FIRST_INTERRUPT : FIRST_INTERRUPT + INTERRUPT_WORDS]
-        # Of a kind that the handler, when it interrupts itself, can take twice.
+        # Taken by who aims; of a kind that the handler, when it interrupts itself, can take twice.
         self._lock = threading.RLock()
         self._is_aimed = False
+        #: How often the thread has changed who is to be interrupted, and when.
+        self._moves = 0
 
     def is_cancelled(self) -> bool:
         """Whether the host wants the call that runs to end."""
@@ -89,55 +95,62 @@ class Target:
 
     def strike(self) -> None:
         """Raises CallCancelled in the call that runs if it is interrupted and was not told before. On its thread."""
-        with self._lock:
-            awaited = self._next()
-            if awaited is None:
+        seq = self.running
+        awaited = self._next(seq)
+        # It may have been told while that was found out.
+        if awaited is not None and self.struck != seq:
+            self.struck = seq
+            if awaited is not self:
+                awaited.cancel()
                 return
-        if awaited is self:
+            # Once is enough, should it have been aimed at meanwhile.
+            self._settle()
             raise CallCancelled
-        awaited.cancel()
 
     def aim(self) -> None:
         """The same, on another thread: the exception comes between two bytecodes of the call, if that is in time."""
+        moves, seq, async_exc = self._moves, self.running, _async_exc()
+        awaited = self._next(seq)
+        if awaited is None:
+            return
         with self._lock:
-            awaited = self._next()
-            if awaited is self:
-                self._is_aimed = True
-                _async_exc()(self.thread, CallCancelled)
-            elif awaited is not None:
-                awaited.cancel()
+            # No Python is called under the lock: that may begin with a garbage collection, and a finalizer wait for
+            # the very thread that waits for the lock.
+            if self._moves == moves and self.struck != seq:
+                self.struck = seq
+                if awaited is self:
+                    self._is_aimed = True
+                    async_exc(self.thread, CallCancelled)
+                    return
+                awaited.is_wanted = True
+        if awaited is not self and awaited.is_wanted:
+            awaited.cancel()
 
     def leave(self) -> bool:
         """No call runs for now; whether it was hit in this moment. What is raised on the way out is its own."""
-        if self.thread is None:
-            self.running = 0
-            return False
-        with self._lock:
-            self.running = 0
-        return self._drain()
+        self.running = 0
+        return self._settle()
 
     def await_in(self, awaited: Awaited | None) -> None:
         """From now on that is told to end, and its thread is left alone. Raises CallCancelled if it was just hit."""
-        if self.thread is None:
-            self.awaited = awaited
-            return
-        with self._lock:
-            self.awaited = awaited
-        if self._drain():
+        self.awaited = awaited
+        if self._settle():
             raise CallCancelled
 
     def shield(self) -> Shields | None:
         """Puts off what would strike the call that runs, until ``unshield`` of what is returned."""
-        with self._lock:
-            seq, shields = self.running, self.shields
-            if not seq:
-                return None
-            if shields is None or shields.seq != seq:
-                shields = self.shields = Shields(seq)
-            shields.open += 1
-        if self._drain():
+        seq, shields = self.running, self.shields
+        if not seq:
+            return None
+        if shields is None or shields.seq != seq:
+            shields = self.shields = Shields(seq)
+        shields.open += 1
+        try:
+            if self._settle():
+                raise CallCancelled
+        except BaseException:
             shields.open -= 1
-            raise CallCancelled
+            raise
         return shields
 
     def unshield(self, shields: Shields, is_here: bool) -> None:
@@ -151,9 +164,8 @@ class Target:
         """What was raised here has been swallowed: the next signal is to strike again."""
         self.struck = 0
 
-    def _next(self) -> Any:
-        """Whom to interrupt: the coroutine of the call that runs, or this; None for nobody."""
-        seq = self.running
+    def _next(self, seq: int) -> Any:
+        """Whom to interrupt: the coroutine of the call that runs, which is given, or this; None for nobody."""
         if not seq or self._words[seq % INTERRUPT_WORDS] != seq or self.struck == seq:
             return None
         shields = self.shields
@@ -161,12 +173,16 @@ class Target:
             return None
         awaited = self.awaited
         if awaited is not None and awaited.seq == seq:
-            self.struck = seq
             return awaited
-        if _imports(self.thread):
-            return None
-        self.struck = seq
-        return self
+        return None if _imports(self.thread) else self
+
+    def _settle(self) -> bool:
+        """Has whoever aims see what this thread has just changed; whether it was hit before."""
+        if self.thread is None:
+            return False
+        self._moves += 1
+        pass_through(self._lock)
+        return self._drain()
 
     def _drain(self) -> bool:
         """Takes what was aimed at this thread and has not struck yet; nobody aims any more."""
@@ -181,6 +197,15 @@ class Target:
         finally:
             _async_exc()(self.thread, ctypes.py_object())
         return False
+
+
+def pass_through(lock: Any) -> None:
+    """Waits until whoever is within the lock has left.
+
+    It is taken and let go in one step of the interpreter. An interrupt may strike behind a bare ``acquire``,
+    and with CPython 3.14 also between the two halves of ``with lock``; then nobody would let it go.
+    """
+    tuple(map(_call, (lock.acquire, lock.release)))
 
 
 def _swallowed(targets: Sequence[Target], previous: Any, unraisable: Any) -> None:

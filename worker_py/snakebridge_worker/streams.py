@@ -10,9 +10,8 @@ from numbers import Number
 from time import monotonic
 from typing import Any, Callable
 
-from snakebridge_worker import calls, coroutines, errors, kinds
+from snakebridge_worker import calls, coroutines, errors, interrupts, kinds
 from snakebridge_worker.coroutines import CoroutineType
-from snakebridge_worker.interrupts import CallCancelled
 
 #: In seconds. A batch is over when it has taken so long, for others wait for the worker; and what it has
 #: by then is sent, though its next item is not there.
@@ -138,7 +137,7 @@ class AsyncStream:
         """As ``Stream.close``."""
         try:
             self._close()
-        except CallCancelled:
+        except interrupts.CallCancelled:
             # It may have struck before anything was closed. It does so once.
             self._close()
             raise
@@ -241,8 +240,9 @@ class Flusher:
 
     def _end(self, filled: _UnderWay) -> None:
         self._under_way.discard(filled)
-        with filled.lock:
-            filled.is_over = True
+        filled.is_over = True
+        # What is being sent of it is sent.
+        interrupts.pass_through(filled.lock)
 
     def _look_after(self) -> None:
         idle = 0
