@@ -478,7 +478,8 @@ def is_aimed_at_while_it_is_aimed_at(number: int) -> str:
 
 
 def replaces_the_handler() -> str:
-    signal.signal(signal.SIGURG, lambda *_: seen.append("own handler"))
+    # The host sends the signal until the call is over.
+    signal.signal(signal.SIGURG, lambda *_: seen.append("own handler") if not seen else None)
     return swallows_nothing()
 
 
