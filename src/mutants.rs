@@ -111,7 +111,7 @@ mod source {
                 "                pass\n",
             )],
         ),
-        ("python.ref_is_kept", &[(LOOP, "    shared.table.drop(refs)\n    if blocks:", "    if blocks:")]),
+        ("python.ref_is_kept", &[(LOOP, "    shared.table.drop(shared.page.count_freed(refs))\n", "")]),
     ];
 
     fn changed(modules: Modules, changes: &[Change]) -> Result<Modules, String> {

@@ -27,6 +27,7 @@ const WORD_POLL_BUDGET: usize = 9;
 /// Written by the worker.
 const WORD_WORKER_SENT: usize = 16;
 const WORD_FENCED: usize = 17;
+const WORD_FREED: usize = 18;
 /// Written by the host: the sequence number at `seq % REVOKE_WORDS` is taken back.
 const FIRST_REVOKE: usize = 64;
 const REVOKE_WORDS: usize = 64;
@@ -120,6 +121,11 @@ impl Page {
     /// How many messages the worker has sent; exact with one entry.
     pub(crate) fn worker_sent(&self) -> u64 {
         self.word(WORD_WORKER_SENT).load(Ordering::Acquire)
+    }
+
+    /// How many objects the worker has let go of, as it was told to; of several at once it counts each.
+    pub(crate) fn freed(&self) -> u64 {
+        self.word(WORD_FREED).load(Ordering::Relaxed)
     }
 
     /// How long the worker polls before it sleeps.

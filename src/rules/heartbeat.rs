@@ -2,7 +2,8 @@
 //!
 //! At each tick a worker that has not been heard of lately is sent a ping, which its loop answers. One that
 //! leaves a ping unanswered until the next tick is *silent*; silent for three intervals it is to be killed.
-//! A worker that sends anything else is heard as well.
+//! A worker that sends anything else is heard as well, and so is one that gets on with letting go of objects:
+//! what finalizers do may take long, and no ping is read meanwhile.
 //!
 //! While a call runs nothing is asked and nothing judged: Python may be anywhere, and how long a call may
 //! take is not decided here. A tick that comes late judges nobody either: the host did not run, and the
@@ -41,6 +42,8 @@ pub(crate) struct Heartbeat {
     epoch: Instant,
     next_tick: Option<Instant>,
     heard_at: Instant,
+    /// How many objects it had let go of at the last look.
+    freed: u64,
     /// Since it was heard of.
     asked: Asked,
     /// Answers that are due, however late.
@@ -64,6 +67,7 @@ impl Heartbeat {
             epoch,
             next_tick: None,
             heard_at: epoch,
+            freed: 0,
             asked: Asked::No,
             unanswered: 0,
             actions: VecDeque::new(),
@@ -105,11 +109,12 @@ impl Heartbeat {
         self.poll_timeout().is_some_and(|at| at <= now)
     }
 
-    /// It has come; `runs`: a call runs in the worker.
-    pub(crate) fn handle_timeout(&mut self, runs: bool, now: Instant) {
+    /// It has come; `runs`: a call runs in the worker, `freed`: how many objects it has let go of.
+    pub(crate) fn handle_timeout(&mut self, runs: bool, freed: u64, now: Instant) {
         let Some(due) = self.poll_timeout().filter(|at| *at <= now) else { return };
         let is_late = now.duration_since(due) >= self.interval / 2;
-        if runs || is_late {
+        let frees = std::mem::replace(&mut self.freed, freed) != freed;
+        if runs || frees || is_late {
             self.handle_heard(now);
         }
         if self.dies_at().is_some_and(|at| at <= now) {
@@ -178,6 +183,7 @@ mod tests {
         heart: Heartbeat,
         epoch: Instant,
         now: Instant,
+        freed: u64,
     }
 
     impl Desk {
@@ -185,7 +191,7 @@ mod tests {
             let epoch = Instant::now();
             let mut heart = Heartbeat::new(Some(EVERY), epoch);
             heart.start(epoch);
-            Self { heart, epoch, now: epoch }
+            Self { heart, epoch, now: epoch, freed: 0 }
         }
 
         fn said(&mut self) -> Vec<HeartAction> {
@@ -195,7 +201,7 @@ mod tests {
         /// The next tick, and what it says, by milliseconds from the epoch.
         fn tick(&mut self, runs: bool) -> (u128, Vec<HeartAction>) {
             self.now = self.heart.poll_timeout().expect("it ticks");
-            self.heart.handle_timeout(runs, self.now);
+            self.heart.handle_timeout(runs, self.freed, self.now);
             ((self.now - self.epoch).as_millis(), self.said())
         }
 
@@ -266,13 +272,29 @@ mod tests {
     }
 
     #[test]
+    fn one_that_gets_on_with_letting_go_of_objects_is_not_judged_and_one_that_is_stuck_in_that_is() {
+        let mut desk = Desk::new();
+        assert_eq!(desk.tick(false), (2_000, vec![HeartAction::Ping]));
+        assert_eq!(desk.tick(false), (4_000, vec![HeartAction::Silent, HeartAction::Ping]));
+        desk.freed += 1;
+        assert_eq!(desk.tick(false), (6_000, vec![HeartAction::Heard]));
+        for beat in 4..50 {
+            desk.freed += 1;
+            assert_eq!(desk.tick(false), (beat * 2_000, vec![]));
+        }
+        assert_eq!(desk.tick(false), (100_000, vec![HeartAction::Ping]));
+        assert_eq!(desk.tick(false), (102_000, vec![HeartAction::Silent, HeartAction::Ping]));
+        assert_eq!(desk.tick(false), (104_000, vec![HeartAction::Kill { silent_for: EVERY * 3 }]));
+    }
+
+    #[test]
     fn a_tick_that_comes_late_judges_nobody() {
         let mut desk = Desk::new();
         assert_eq!(desk.tick(false).1, [HeartAction::Ping]);
         assert_eq!(desk.tick(false).1, [HeartAction::Silent, HeartAction::Ping]);
         // The host stood still, and perhaps the whole machine.
         desk.now += 3_601 * SECOND;
-        desk.heart.handle_timeout(false, desk.now);
+        desk.heart.handle_timeout(false, 0, desk.now);
         assert_eq!(desk.said(), [HeartAction::Heard, HeartAction::Ping]);
         desk.pong(SECOND);
         for _ in 0..2 {

@@ -140,6 +140,22 @@ async fn a_finalizer_that_does_not_end_while_no_call_runs_ends_its_worker() {
 }
 
 #[tokio::test]
+async fn a_worker_that_lets_go_of_many_objects_one_by_one_is_left_alone() {
+    for concurrency in [1, 2] {
+        let py = start([pool("p", 1).concurrency(concurrency).heartbeat(SHORT)]).await;
+        let session = py.session("s");
+        let code = "import time\ngone = []\nclass Slow:\n    def __del__(self):\n        time.sleep(0.05)\n        gone.append(1)";
+        session.exec(code).await.unwrap();
+        // Many times as long as an idle one has, in one message.
+        let slow: Vec<snakebridge::PyRef> = session.eval("[Slow() for _ in range(40)]").extract().await.unwrap();
+        drop(slow);
+        until("all of them to go", || async { session.eval("len(gone)").extract::<u32>().await.unwrap() == 40 }).await;
+        assert_eq!(py.stats().await.pools[0].deaths, 0);
+        py.shutdown().await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn one_that_answers_what_nobody_asked_is_killed() {
     let py = start([pool("p", 1)]).await;
     let code = "__import__('os').write(3, b'\\x05\\0\\0\\0') and __import__('time').sleep(60)";

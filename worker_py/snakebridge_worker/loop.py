@@ -454,6 +454,6 @@ def serve_entry(shared: Shared, index: int, waiting: queue.SimpleQueue) -> None:
 def free(shared: Shared, view: memoryview) -> None:
     """Lets go of objects and blocks."""
     refs, blocks = wire.read_free(view)
-    shared.table.drop(refs)
+    shared.table.drop(shared.page.count_freed(refs))
     if blocks:
         shared.release(blocks)

@@ -6,6 +6,7 @@ one machine store; `struct.pack_into` would zero the word first, and a death in 
 
 import mmap
 import os
+from typing import Iterable, Iterator
 
 SIZE = 4096
 MAGIC = 0x5342504147450002
@@ -15,6 +16,7 @@ HOST_SENT = 8
 POLL_BUDGET = 9
 WORKER_SENT = 16
 FENCED = 17
+FREED = 18
 FIRST_REVOKE = 64
 REVOKE_WORDS = 64
 FIRST_ENTRY = 128
@@ -66,6 +68,13 @@ class Page:
     def count_sent(self) -> None:
         """Counts a message sent to the host; after the send, never before. Threads may lose counts."""
         self.words[WORKER_SENT] += 1
+
+    def count_freed(self, ids: Iterable[int]) -> Iterator[int]:
+        """The ids of objects that are let go one by one, and how far that is for the host to see."""
+        words = self.words
+        for ref_id in ids:
+            words[FREED] += 1
+            yield ref_id
 
     def set_fenced(self) -> None:
         """Tells the host that its barriers reach this process."""

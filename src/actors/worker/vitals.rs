@@ -20,7 +20,7 @@ impl WorkerActor {
         let is_due = self.heart.is_due(now);
         if is_due {
             let runs = self.lane.due() > 0 && self.lane.is_running(&self.begun());
-            self.heart.handle_timeout(runs, now);
+            self.heart.handle_timeout(runs, self.page.freed(), now);
         }
         if is_due || self.memory.is_due(now) {
             self.see_memory();

@@ -399,7 +399,7 @@ impl World {
     pub(super) fn beat(&mut self, worker: &WorkerId) {
         let Some(actor) = self.workers.get_mut(worker).filter(|actor| actor.heart.is_due(self.now)) else { return };
         let runs = actor.lane.is_running(&actor.process.begun);
-        actor.heart.handle_timeout(runs, self.now);
+        actor.heart.handle_timeout(runs, 0, self.now);
         self.after_heart(worker);
     }
 
