@@ -477,6 +477,16 @@ def is_aimed_at_while_it_is_aimed_at(number: int) -> str:
     return spins_until_released(number)
 
 
+def spins_where_the_stack_ends() -> None:
+    try:
+        spins_where_the_stack_ends()
+    except RecursionError:
+        # There is room for one function.
+        here()
+        while True:
+            pass
+
+
 def replaces_the_handler() -> str:
     # The host sends the signal until the call is over.
     signal.signal(signal.SIGURG, lambda *_: seen.append("own handler") if not seen else None)
@@ -690,6 +700,11 @@ class Everywhere(Interrupts):
         self.assertEqual(self.host.call("spins"), 1)
         self.is_cancelled(1)
         self.replies(self.host.call("add", 1, 2), 3)
+
+    def test_a_call_is_struck_where_its_stack_ends_too(self) -> None:
+        seq = self.host.call("spins_where_the_stack_ends")
+        self.interrupt_there(seq)
+        self.is_cancelled(seq)
 
     def test_what_takes_for_ever_in_a_description_or_a_pickle_ends(self) -> None:
         seq = self.host.call("raises_what_takes_for_ever")

@@ -39,8 +39,9 @@ class CallCancelled(BaseException):
 
     __module__ = "snakebridge"
 
-    def __init__(self, message: str = "the call was cancelled") -> None:
-        super().__init__(message)
+    # It is made by the interpreter where it strikes, which may be where the stack has no room for a function.
+    def __str__(self) -> str:
+        return super().__str__() or "the call was cancelled"
 
 
 class Awaited(Protocol):
@@ -190,8 +191,9 @@ class Target:
             return False
         try:
             self._is_aimed = False
-            # It strikes before the body of a function, at the latest.
-            _pass()
+            # It strikes where a loop begins anew, at the latest. A function may have no room on the stack.
+            for _ in (0, 0):
+                pass
         except CallCancelled:
             return True
         finally:
@@ -216,9 +218,6 @@ def _swallowed(targets: Sequence[Target], previous: Any, unraisable: Any) -> Non
     for target in targets:
         if target.thread is None or target.thread == here:
             target.take_back()
-
-
-def _pass() -> None: ...
 
 
 def _imports(thread: int | None) -> bool:
