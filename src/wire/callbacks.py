@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import os
 import pickle
 import signal
@@ -299,6 +300,9 @@ class Host:
                 self.channel.close()
                 side.close()
                 signal.alarm(60)
+                # As in a zygote. What this process let go would be unmapped here, where something else may lie: a
+                # fork has none of the mappings of blocks.
+                gc.freeze()
                 loop.main(far.detach(), far_side.detach(), page.Page(memory), "w", 1 << 36, entries, init)
                 status = 0
             finally:

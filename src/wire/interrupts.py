@@ -237,10 +237,9 @@ async def relay_in_coroutine(name: str) -> None:
 
 async def gives_slowly() -> AsyncIterator[int]:
     try:
-        yield 1
         here()
         await asyncio.sleep(60)
-        yield 2
+        yield 1
     except BaseException as error:
         seen.append(type(error).__name__)
         raise
@@ -251,14 +250,13 @@ async def gives_slowly() -> AsyncIterator[int]:
 async def gives_at_once() -> AsyncIterator[int]:
     """It is found between two items, since its loop does nothing else in between."""
     try:
-        yield 1
         here()
         awaited = host.entries[threading.get_ident()].awaited
         while not awaited.is_wanted:
             pass
         # The batch is over with the next item.
         time.sleep(2 * streams.SLICE)
-        yield 2
+        yield 1
     finally:
         await asyncio.sleep(0)
         seen.append("finally")
@@ -305,10 +303,10 @@ class StruckBeforeItCloses:
 
 def gives_plainly() -> Iterator[int]:
     try:
-        yield 1
         here()
         while True:
             pass
+        yield 1
     finally:
         seen.append("finally")
 
