@@ -109,6 +109,36 @@ async fn while_a_call_runs_nothing_is_judged_and_afterwards_it_is() {
 }
 
 #[tokio::test]
+#[expect(clippy::print_stderr, reason = "it tells what it measured")]
+async fn one_that_stops_in_a_call_with_a_deadline_is_replaced_soon_after_that_and_busy_until_then() {
+    let (timeout, grace) = (Duration::from_millis(500), Duration::from_millis(200));
+    let py = start([pool("p", 1).cancel_grace(grace).restart_backoff(Duration::ZERO, Duration::ZERO)]).await;
+    let mut events = py.events();
+    let worker = py.workers().await.remove(0);
+    let gate = Gate::new();
+    let began = Instant::now();
+    let hold = py.call("bridge_helpers", "hold", (gate.path(), 7)).timeout(timeout);
+    let call = tokio::spawn(hold.discard());
+    gate.held().await;
+    stop(&worker);
+    let stats = async || py.stats().await.pools.remove(0);
+    let before = stats().await;
+    assert_eq!((before.ready, before.busy, before.deaths), (1, 1, 0));
+    let error = within("the call", call).await.unwrap().unwrap_err();
+    assert_eq!((error.code(), error.ran()), ("timeout", Ran::Maybe));
+    let answered = stats().await;
+    assert!((answered.busy, answered.deaths) == (1, 0) || answered.deaths == 1, "free, and stopped: {answered:?}");
+    let (cause, expected) = exit_of(&mut events).await;
+    eprintln!("dead {:?} after its deadline of {timeout:?}, with a grace of {grace:?}", began.elapsed() - timeout);
+    assert!(cause.contains("did not end when it was cancelled") && !expected, "{cause}");
+    py.await_ready(SOON).await.unwrap();
+    assert!(!is_alive(worker.pid));
+    let after = stats().await;
+    assert_eq!((after.ready, after.busy, after.deaths, after.unresponsive), (1, 0, 1, 0));
+    py.shutdown().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_worker_that_waits_for_a_function_of_the_host_is_left_alone_and_answers() {
     for concurrency in [1, 2] {
         let py = start([pool("p", 1).concurrency(concurrency).heartbeat(SHORT)]).await;
