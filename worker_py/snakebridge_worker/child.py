@@ -27,6 +27,7 @@ def forked(bundle: dict, bundle_fd: int, request: dict, fds: "list[int]", kept: 
         kernel.arm(lifeline, os.getpid())
     else:
         kernel.die_with_parent(zygote)
+    kernel.adopt_orphans()
     # What arrives is numbered above the zygote's own descriptors, whose numbers are taken over here.
     os.dup2(stdout, 1)
     os.dup2(stderr, 2)
@@ -49,7 +50,7 @@ def forked(bundle: dict, bundle_fd: int, request: dict, fds: "list[int]", kept: 
 
 
 def executed(spec: dict, bundle_fd: int, worker: str, ref_base: int) -> None:
-    """The same, in an interpreter of its own: its guards are already set, before the exec."""
+    """The same, in an interpreter of its own: its guards are already set, before the exec, and survive it."""
     os.close(bundle_fd)
     for fd in (CHANNEL, SIDE, LIFELINE, PAGE):
         os.set_inheritable(fd, False)
@@ -65,7 +66,6 @@ def run(spec: dict, worker: str, ref_base: int) -> None:
     """Hands over to the loop; exits when it returns or raises."""
     status = FAILED
     try:
-        kernel.adopt_orphans()
         faulthandler.enable(file=2)
         for stream in (sys.stdout, sys.stderr):
             try:

@@ -144,6 +144,35 @@ answer = 'daemonised'";
 }
 
 #[tokio::test]
+async fn what_the_preload_of_an_executed_worker_daemonised_is_that_worker_s_and_lives_as_long() {
+    let daemonise = "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        time.sleep(60)\n    \
+                     os._exit(0)\nos.wait()\n";
+    let files = Files::new(&[("daemonises.py", daemonise)]);
+    let marked = Marked::new();
+    let mut spec = spec(&marked);
+    spec.start_method = StartMethod::Exec;
+    spec.python_path = vec![files.0.clone()];
+    spec.preload = vec!["daemonises".to_owned()];
+    let (mut zygote, mut events) = start(spec).await;
+    let mut links: Vec<_> = (0..2).map(|slot| zygote.fork(&worker(slot), 0).expect("a fork")).collect();
+    for link in &mut links {
+        forked(&mut events).await;
+        let children = "answer = len(open('/proc/thread-self/children').read().split())";
+        assert_eq!(ask(link, children).await, "1", "it has adopted it");
+    }
+    for left in [3, 1] {
+        tell(&links.remove(0), "os._exit(0)");
+        exited(&mut events).await;
+        let start = Instant::now();
+        while marked.processes().len() > left {
+            assert!(start.elapsed() < Duration::from_secs(1), "{:?}", marked.processes());
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        assert_eq!(marked.processes().len(), left, "{:?}", marked.processes());
+    }
+}
+
+#[tokio::test]
 async fn a_dropped_zygote_takes_all_its_workers_with_it_though_nobody_polls() {
     for lifeline in [true, false] {
         for method in [StartMethod::Zygote, StartMethod::Exec] {
