@@ -59,6 +59,7 @@ mod source {
 
     const LOOP: &str = "snakebridge_worker/loop.py";
     const INTERRUPTS: &str = "snakebridge_worker/interrupts.py";
+    const NAMESPACE: &str = "snakebridge_worker/pid_namespace.py";
 
     /// The bugs of the Python side.
     const BUGS: &[(&str, &[Change])] = &[
@@ -97,6 +98,23 @@ mod source {
                 "        for pid in kernel.children():\n            if pid not",
                 "        for pid in ():\n            if pid not",
             )],
+        ),
+        (
+            "python.namespace_is_not_joined",
+            &[(NAMESPACE, "                kernel.setns(fd, flag)\n", "                pass\n")],
+        ),
+        (
+            "python.init_ignores_the_host",
+            &[(NAMESPACE, "            if self.host in ready:\n", "            if False:\n")],
+        ),
+        ("python.init_is_interrupted", &[(NAMESPACE, "        signal.signal(signal.SIGINT, signal.SIG_DFL)\n", "")]),
+        (
+            "python.init_kills_nobody",
+            &[(NAMESPACE, "            kernel.kill(pid, spared=workers)\n", "            pass\n")],
+        ),
+        (
+            "python.capabilities_are_kept",
+            &[(NAMESPACE, "            kernel.drop_capabilities()\n", "            pass\n")],
         ),
         (
             "python.lifeline_is_not_armed",

@@ -144,4 +144,7 @@ pub enum Tie {
 pub struct Guarantees {
     /// How the workers of each pool are tied to this process.
     pub ties: Vec<(PoolName, Tie)>,
+    /// Whether the processes of each pool are in a PID namespace of their own, as
+    /// [`PoolConfig::pid_namespace`](crate::PoolConfig::pid_namespace) asks for.
+    pub pid_namespaces: Vec<(PoolName, bool)>,
 }

@@ -75,6 +75,8 @@ pub struct PoolSupervisor {
     /// How often it has.
     era: u64,
     tie: Tie,
+    /// Whether its zygote, the last that was seated, has one.
+    pid_namespace: bool,
     size: usize,
     finished: u64,
     deaths: u64,
@@ -152,6 +154,7 @@ impl PoolSupervisor {
             closing: None,
             era: 0,
             tie: Tie::Lifeline,
+            pid_namespace: false,
             finished: 0,
             deaths: 0,
         }

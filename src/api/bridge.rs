@@ -629,8 +629,11 @@ impl SnakeBridge {
     pub fn guarantees(&self) -> impl Future<Output = Guarantees> + Send + 'static {
         let asked: Vec<_> = self.core().pools.values().map(|pool| pool.addr.send(PoolStatus)).collect();
         async move {
-            let ties = join_all(asked).await.into_iter().flatten().map(|pool| (pool.stats.name, pool.tie)).collect();
-            Guarantees { ties }
+            let pools: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
+            Guarantees {
+                ties: pools.iter().map(|pool| (pool.stats.name.clone(), pool.tie)).collect(),
+                pid_namespaces: pools.into_iter().map(|pool| (pool.stats.name, pool.pid_namespace)).collect(),
+            }
         }
     }
 

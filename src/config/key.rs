@@ -118,6 +118,7 @@ keys! {
     preload: List<Text>,
     init: Maybe<Text>,
     start_method: Word<StartMethod>,
+    pid_namespace: Flag,
     on_worker_lost: Word<OnWorkerLost>,
     restart_budget: Maybe<Budget>,
     restart_backoff: Backoff,

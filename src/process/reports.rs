@@ -33,7 +33,7 @@ pub(crate) enum ZygoteEvent {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Report {
-    Ready { lifeline: bool, exec_because: Option<String> },
+    Ready { lifeline: bool, exec_because: Option<String>, pid_namespace: bool },
     Failed { permanent: bool, what: String },
     Forked { id: u64, pid: u32 },
     ForkFailed { id: u64, why: String },

@@ -24,6 +24,8 @@ pub(crate) struct ZygoteSpec {
     pub(crate) init: Option<String>,
     pub(crate) start_method: StartMethod,
     pub(crate) concurrency: usize,
+    /// Whether all that it starts is in a PID namespace of its own.
+    pub(crate) pid_namespace: bool,
     /// Off: workers do not arm their lifeline, as where a sandbox does not honour it.
     pub(crate) lifeline: bool,
     pub(crate) start_timeout: Duration,
@@ -45,6 +47,7 @@ impl ZygoteSpec {
             init: config.init.clone(),
             start_method: config.start_method,
             concurrency: config.concurrency,
+            pid_namespace: config.pid_namespace,
             lifeline: !config.without_lifeline,
             start_timeout: config.start_timeout,
             modules: modules.map_err(|what| StartError { permanent: true, what })?,
@@ -67,6 +70,7 @@ impl ZygoteSpec {
                 "init": self.init,
                 "exec": self.start_method == StartMethod::Exec,
                 "concurrency": self.concurrency,
+                "pid_namespace": self.pid_namespace,
                 "lifeline": self.lifeline,
             },
         });
@@ -112,6 +116,8 @@ pub(crate) struct Guarantees {
     pub(crate) lifeline: bool,
     /// Why workers are executed anew although they were to be forked; `None` where all is as asked for.
     pub(crate) exec_because: Option<String>,
+    /// All that it starts is in a PID namespace of its own.
+    pub(crate) pid_namespace: bool,
 }
 
 /// A running zygote. Dropping it ends it with all its workers, whoever polls what afterwards.
@@ -153,7 +159,7 @@ impl Zygote {
     /// One without a process, for tests.
     #[cfg(test)]
     pub(super) fn played(control: Arc<Control>, concurrency: usize, lifeline: Lifeline) -> Self {
-        let guarantees = Guarantees { lifeline: true, exec_because: None };
+        let guarantees = Guarantees { lifeline: true, exec_because: None, pid_namespace: false };
         Self { control, concurrency, guarantees, _lifeline: lifeline }
     }
 
@@ -200,11 +206,11 @@ impl Begun {
             Err(_) => return Err(StartError::transient("the thread that starts Python ended")),
         };
         match std::future::poll_fn(|cx| self.control.poll_report(cx)).await {
-            Ok(Some((Report::Ready { lifeline, exec_because }, _))) => {
+            Ok(Some((Report::Ready { lifeline, exec_because, pid_namespace }, _))) => {
                 let zygote = Zygote {
                     control: Arc::clone(&self.control),
                     concurrency: spec.concurrency,
-                    guarantees: Guarantees { lifeline, exec_because },
+                    guarantees: Guarantees { lifeline, exec_because, pid_namespace },
                     _lifeline: self.lifeline,
                 };
                 Ok((zygote, ZygoteEvents::new(self.control, reaped, self.output)))

@@ -34,6 +34,7 @@ const SOURCES: &[(&str, &str, &str)] = sources! {
     "snakebridge_worker.loop": "snakebridge_worker/loop.py",
     "snakebridge_worker.namespaces": "snakebridge_worker/namespaces.py",
     "snakebridge_worker.page": "snakebridge_worker/page.py",
+    "snakebridge_worker.pid_namespace": "snakebridge_worker/pid_namespace.py",
     "snakebridge_worker.plans": "snakebridge_worker/plans.py",
     "snakebridge_worker.prepare": "snakebridge_worker/prepare.py",
     "snakebridge_worker.refs": "snakebridge_worker/refs.py",

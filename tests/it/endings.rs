@@ -1,8 +1,9 @@
 //! Nothing stays behind: after a shutdown, a drop, a failed start, or the death of the host.
 
+use crate::pid_namespace;
 use crate::random::Random;
 use crate::support::{
-    Dir, Gate, MARK, alone, belongings, code, is_alive, kill, marked, new_mark, pool, start, until, within,
+    Dir, Gate, MARK, alone, belongings, code, is_alive, kill, marked, new_mark, parent_of, pool, start, until, within,
 };
 use rustix::process::{Pid, Signal};
 use snakebridge::{Affinity, Bytes, Ran, SnakeBridge, StartMethod};
@@ -286,14 +287,33 @@ fn host_of_a_scene() {
         if scene == "fallback" {
             config = config.without_lifeline_for_tests();
         }
+        if scene.starts_with("apart") {
+            config = config.pid_namespace(true);
+        }
+        if scene == "apart slow" {
+            config = config.preload(["bridge_slow_module"]);
+        }
+        if scene == "apart exec" {
+            config = config.start_method(StartMethod::Exec);
+        }
+        if scene == "apart fallback" {
+            config = config.without_lifeline_for_tests();
+        }
         let py = start([config]).await;
         if scene == "load" {
             load(&py).await;
-        } else if scene != "idle" {
+        } else if !scene.ends_with("idle") {
             let child: u32 = py.call("bridge_helpers", "start_child", (true,)).session("a").extract().await.unwrap();
             println!("daemon {child}");
+            if scene.ends_with("orphan") {
+                // The lifeline, descriptor 5, kills nobody any more.
+                py.eval("__import__('fcntl').fcntl(5, __import__('fcntl').F_SETFL, 0)").session("b").await.unwrap();
+            }
             drop(tokio::spawn(py.call("bridge_helpers", "stuck_in_c", ()).session("b").discard()));
             until("it to run", || async { py.stats().await.pools[0].busy == 1 }).await;
+        }
+        if scene.ends_with("orphan") {
+            kill(parent_of(py.workers().await[0].pid).expect("its zygote"));
         }
         println!("ready");
         std::future::pending::<()>().await;
@@ -412,10 +432,37 @@ fn the_death_of_a_host_leaves_nothing_where_lifelines_are_not_honoured() {
 }
 
 #[test]
+fn the_death_of_a_host_leaves_nothing_of_a_pid_namespace() {
+    for scene in ["apart", "apart exec", "apart fallback"] {
+        if pid_namespace::is_allowed() {
+            host_dies_when_ready(scene);
+        }
+    }
+}
+
+#[test]
+fn the_death_of_a_host_leaves_nothing_in_a_pid_namespace_that_has_lost_its_zygote_and_a_lifeline() {
+    if pid_namespace::is_allowed() {
+        host_dies_when_ready("apart orphan");
+    }
+}
+
+#[test]
 fn the_death_of_a_host_in_mid_start_leaves_nothing() {
+    dies_in_mid_start(40, ["idle", "idle", "idle", "slow"]);
+}
+
+#[test]
+fn the_death_of_a_host_in_mid_start_leaves_nothing_of_a_pid_namespace() {
+    if pid_namespace::is_allowed() {
+        dies_in_mid_start(20, ["apart idle", "apart idle", "apart idle", "apart slow"]);
+    }
+}
+
+fn dies_in_mid_start(rounds: usize, scenes: [&str; 4]) {
     let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
-    for round in 0..40 {
-        let mut host = Host::new(if round % 4 == 3 { "slow" } else { "idle" });
+    for round in 0..rounds {
+        let mut host = Host::new(scenes[round % scenes.len()]);
         host.until("starting");
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         std::thread::sleep(Duration::from_micros((seed >> 40) % 200_000));

@@ -18,6 +18,7 @@ mod matrix;
 mod namespaces;
 mod observing;
 mod on_home;
+mod pid_namespace;
 mod queue;
 mod reference;
 mod retiring;

@@ -5,9 +5,13 @@ import os
 import signal
 import sys
 import traceback
+from typing import TYPE_CHECKING
 
 from snakebridge_worker import kernel, start
 from snakebridge_worker.page import Page
+
+if TYPE_CHECKING:
+    from snakebridge_worker.pid_namespace import PidNamespace
 
 CHANNEL, SIDE, LIFELINE, PAGE = 3, 4, 5, 6
 # How many descriptors a fork request carries: these, stdout and stderr.
@@ -18,7 +22,15 @@ BUNDLE = 7
 FAILED = 70
 
 
-def forked(bundle: dict, bundle_fd: int, request: dict, fds: "list[int]", kept: "frozenset[int]", zygote: int) -> None:
+def forked(
+    bundle: dict,
+    bundle_fd: int,
+    request: dict,
+    fds: "list[int]",
+    kept: "frozenset[int]",
+    zygote: int,
+    namespace: "PidNamespace | None",
+) -> None:
     """Becomes the worker that was asked for. `kept` are descriptors that preloaded modules hold; all else is closed."""
     spec = bundle["spec"]
     channel, side, lifeline, page, stdout, stderr = fds
@@ -27,6 +39,8 @@ def forked(bundle: dict, bundle_fd: int, request: dict, fds: "list[int]", kept: 
         kernel.arm(lifeline, os.getpid())
     else:
         kernel.die_with_parent(zygote)
+    if namespace is not None:
+        namespace.enter()
     kernel.adopt_orphans()
     # What arrives is numbered above the zygote's own descriptors, whose numbers are taken over here.
     os.dup2(stdout, 1)

@@ -9,6 +9,7 @@ import sys
 import time
 
 from snakebridge_worker import child, kernel, start
+from snakebridge_worker.pid_namespace import PidNamespace
 
 CONTROL, LIFELINE, HOST, BUNDLE = 3, 4, 5, 6
 # How many characters of what went wrong are told, the last ones; each may take six bytes in a report.
@@ -23,10 +24,10 @@ THREAD_GRACE = 0.1
 PROOF_LIMIT = 1.0
 
 
-def settle(control: int, lifeline: int, host: int, bundle: int) -> None:
-    """Gives the descriptors their fixed numbers, and closes whatever else the host let leak."""
+def settle(control: int, lifeline: int, host: int, bundle: int, kept: "list[int]") -> None:
+    """Gives the descriptors their fixed numbers, and closes whatever else the host let leak but for those `kept`."""
     above = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 16) for fd in (control, lifeline, host, bundle)]
-    child.close_all_but({0, 1, 2, *above})
+    child.close_all_but({0, 1, 2, *above, *kept})
     for fd, number in zip(above, (CONTROL, LIFELINE, HOST, BUNDLE)):
         os.dup2(fd, number, inheritable=False)
         os.close(fd)
@@ -66,17 +67,19 @@ def fd_target(fd: int) -> str:
         return ""
 
 
-def probe(modules: "list[str]") -> "str | None":
+def probe(modules: "list[str]", namespace: "PidNamespace | None") -> "str | None":
     """Tries `preload` in a throw-away child, so that a bad one is told at the start and not by each worker."""
     if not modules:
         return None
-    parent = os.getpid()
+    parent = kernel.number()
     reader, writer = os.pipe()
     flush()
     pid = os.fork()
     if pid == 0:
         try:
             kernel.die_with_parent(parent)
+            if namespace is not None:
+                namespace.enter()
             failure = start.preload(modules)
             os.write(writer, (failure or "")[-REPORT_LIMIT:].encode(errors="backslashreplace"))
             flush()
@@ -84,29 +87,40 @@ def probe(modules: "list[str]") -> "str | None":
         finally:
             os._exit(child.FAILED)
     os.close(writer)
+    if namespace is not None:
+        pidfd = kernel.pidfd_open(pid)
+        namespace.tell(pid, pidfd)
+        os.close(pidfd)
     with open(reader, "rb") as pipe:
         # Not to the end of the pipe: a process that a module started may hold it open.
         _, status = os.waitpid(pid, 0)
         os.set_blocking(pipe.fileno(), False)
         failure = (pipe.read() or b"").decode()
-    for orphan in kernel.children():
-        kernel.kill(orphan)
+    kill_children(namespace)
     if status != 0 and not failure:
         code = os.waitstatus_to_exitcode(status)
         return f"preload of {', '.join(modules)} ended Python: " + (f"exit status {code}" if code >= 0 else f"signal {-code}")
     return failure or None
 
 
-def execute_anew(bundle: dict, because: str) -> None:
+def execute_anew(bundle: dict, because: str, namespace: "PidNamespace | None") -> None:
     """Starts over in a clean process, one that may be forked; its guards and descriptors stay."""
-    for orphan in kernel.children():
-        kernel.kill(orphan)
+    kill_children(namespace)
     flush()
-    for fd in (CONTROL, LIFELINE, HOST, BUNDLE):
+    fds = [BUNDLE, CONTROL, LIFELINE, HOST]
+    of_namespace = [] if namespace is None else namespace.fds
+    for fd in (*fds, *of_namespace):
         os.set_inheritable(fd, True)
     executable = os.fsdecode(bytes.fromhex(bundle["spec"]["executable"]))
-    fds = [str(fd) for fd in (BUNDLE, CONTROL, LIFELINE, HOST)]
-    os.execv(executable, [executable, "-S", "-c", bundle["bootstrap"], *fds, because])
+    arguments = [*map(str, fds), because, *([] if namespace is None else map(str, (namespace.init, *of_namespace)))]
+    os.execv(executable, [executable, "-S", "-c", bundle["bootstrap"], *arguments])
+
+
+def kill_children(namespace: "PidNamespace | None") -> None:
+    """What a preload has started."""
+    for pid in kernel.children():
+        if namespace is None or pid != namespace.init:
+            kernel.kill(pid)
 
 
 def hold_standard_fds() -> None:
@@ -120,7 +134,7 @@ def hold_standard_fds() -> None:
 
 def lifeline_works() -> bool:
     """Whether the kernel kills a throw-away child when its lifeline closes: some sandboxes do not."""
-    parent = os.getpid()
+    parent = kernel.number()
     here, there = socket.socketpair()
     reader, writer = os.pipe()
     pid = os.fork()

@@ -9,7 +9,9 @@ import traceback
 
 
 def main(bundle: dict, arguments: "list[str]") -> None:
-    """`BUNDLE worker NAME REF_BASE` is a worker, `BUNDLE CONTROL LIFELINE HOST [REASON]` (descriptors) a zygote."""
+    """`BUNDLE worker NAME REF_BASE` is a worker, `BUNDLE CONTROL LIFELINE HOST` (descriptors) a zygote, with
+    `REASON [INIT FD…]` one that has executed itself, and what it has of its PID namespace.
+    """
     reset_signals()
     if arguments[1] == "worker":
         from snakebridge_worker import child
@@ -19,7 +21,8 @@ def main(bundle: dict, arguments: "list[str]") -> None:
         from snakebridge_worker import zygote
 
         fds = [int(fd) for fd in arguments[:4]]
-        zygote.main(bundle, fds, arguments[4] if len(arguments) > 4 else None)
+        reason = arguments[4] if len(arguments) > 4 else None
+        zygote.main(bundle, fds, reason, [int(number) for number in arguments[5:]])
 
 
 def reset_signals() -> None:

@@ -15,46 +15,85 @@ import signal
 import socket
 import time
 import traceback
+from typing import NoReturn
 
-from snakebridge_worker import child, kernel, prepare, start
+from snakebridge_worker import child, kernel, pid_namespace, prepare, start
+from snakebridge_worker.pid_namespace import PidNamespace, Refused
 from snakebridge_worker.prepare import BUNDLE, CONTROL, HOST, LIFELINE
 
 MAX_FDS = 8
 REQUEST_LIMIT = 64 * 1024
 
 
-def main(bundle: dict, fds: "list[int]", exec_because: "str | None") -> None:
+def main(bundle: dict, fds: "list[int]", exec_because: "str | None", namespace_before: "list[int]") -> None:
     bundle_fd, control, lifeline, host = fds
     spec = bundle["spec"]
-    prepare.settle(control, lifeline, host, bundle_fd)
+    prepare.settle(control, lifeline, host, bundle_fd, kept=namespace_before[1:])
     kernel.adopt_orphans()
-    start.set_up_path(spec)
     channel = socket.socket(fileno=CONTROL)
-    spec["exec"] = spec["exec"] or exec_because is not None
-    if spec["exec"]:
-        failure = prepare.probe(spec["preload"])
-    else:
-        # The loop too: each fork would else compile it again.
-        failure, exec_because = prepare.preload(["snakebridge_worker.loop", *spec["preload"]])
+    namespace = None
+    try:
+        if namespace_before:
+            namespace = PidNamespace(namespace_before[0], namespace_before[1:])
+        elif spec["pid_namespace"]:
+            # Before anything else runs, so that no code of a user is in its first process.
+            namespace = pid_namespace.create(HOST)
+        start.set_up_path(spec)
+        spec["exec"] = spec["exec"] or exec_because is not None
+        failure = None
+        if not spec["exec"]:
+            # The loop too: each fork would else compile it again.
+            failure, exec_because = prepare.preload(["snakebridge_worker.loop", *spec["preload"]])
+            if failure is None and exec_because is not None:
+                prepare.execute_anew(bundle, exec_because, namespace)
+        if failure is None and namespace is not None:
+            namespace.join()
+        if spec["exec"]:
+            failure = prepare.probe(spec["preload"], namespace)
+    except Refused as refused:
+        fail(channel, str(refused), permanent=not refused.passes, namespace=namespace)
     if failure is not None:
-        prepare.flush()
-        channel.send(encode({"failed": {"permanent": True, "what": failure[-prepare.REPORT_LIMIT:]}}))
-        os._exit(1)
-    if exec_because is not None and not spec["exec"]:
-        prepare.execute_anew(bundle, exec_because)
+        fail(channel, failure, permanent=True, namespace=namespace)
     prepare.hold_standard_fds()
     # A module may ignore SIGCHLD, which has the kernel reap our children, or reap them in a handler.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     spec["lifeline"] = spec["lifeline"] and prepare.lifeline_works()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    zygote = Zygote(bundle, channel)
+    zygote = Zygote(bundle, channel, namespace)
     # The host is watched from here on, so that its death costs no descendant its killer.
     kernel.disarm(LIFELINE)
     kernel.outlive_parent()
     if os.getppid() != spec["host"]:
         zygote.end()
-    zygote.report({"ready": {"lifeline": spec["lifeline"], "exec_because": exec_because}})
+    ready = {"lifeline": spec["lifeline"], "exec_because": exec_because, "pid_namespace": namespace is not None}
+    zygote.report({"ready": ready})
     zygote.run()
+
+
+def fail(channel: socket.socket, what: str, permanent: bool, namespace: "PidNamespace | None") -> NoReturn:
+    """Tells the host why there will be no zygote."""
+    prepare.flush()
+    if namespace is not None:
+        kill_all()  # its first process would have to be reaped by somebody else
+    channel.send(encode({"failed": {"permanent": permanent, "what": what[-prepare.REPORT_LIMIT:]}}))
+    os._exit(1)
+
+
+def kill_all() -> None:
+    """Kills until nothing is left, what is adopted meanwhile too. With the first process of a PID namespace
+    the kernel kills all that is in there.
+    """
+    pause = 0.0005
+    while True:
+        for pid in kernel.children():
+            kernel.kill(pid)
+        try:
+            while os.waitpid(-1, os.WNOHANG) != (0, 0):
+                pass
+        except ChildProcessError:
+            return
+        time.sleep(pause)
+        pause = min(2 * pause, 0.05)
 
 
 def encode(report: dict) -> bytes:
@@ -64,10 +103,11 @@ def encode(report: dict) -> bytes:
 class Zygote:
     """The one loop."""
 
-    __slots__ = ("bundle", "control", "outbox", "poll", "workers", "strays", "kept_children", "kept_fds", "registered")
+    __slots__ = ("bundle", "namespace", "control", "outbox", "poll", "workers", "strays", "kept_children", "kept_fds")
 
-    def __init__(self, bundle: dict, control: socket.socket) -> None:
+    def __init__(self, bundle: dict, control: socket.socket, namespace: "PidNamespace | None") -> None:
         self.bundle = bundle
+        self.namespace = namespace
         self.control = control
         self.control.setblocking(False)
         self.outbox: "collections.deque[tuple[bytes, int | None]]" = collections.deque()
@@ -75,13 +115,17 @@ class Zygote:
         self.workers: "dict[int, tuple[int, int]]" = {}
         # pidfd -> pid of what dead workers left behind
         self.strays: "dict[int, int]" = {}
-        # What preloaded modules started belongs to all workers, and lives as long as the zygote.
+        # What preloaded modules started belongs to all workers, and lives as long as the zygote; so does the first
+        # process of the PID namespace.
         self.kept_children = frozenset(kernel.children())
-        self.kept_fds = frozenset(kernel.open_fds()) - {0, 1, 2, CONTROL, LIFELINE, HOST, BUNDLE}
+        ours = {0, 1, 2, CONTROL, LIFELINE, HOST, BUNDLE}.union(namespace.fds if namespace is not None else ())
+        self.kept_fds = frozenset(kernel.open_fds()) - ours
         self.poll = select.poll()
         self.poll.register(CONTROL, select.POLLIN)
         self.poll.register(LIFELINE, kernel.POLL_HANGUP)
         self.poll.register(HOST, select.POLLIN)
+        if namespace is not None:
+            self.poll.register(namespace.socket, kernel.POLL_HANGUP)
 
     def run(self) -> None:
         gc.collect()
@@ -90,6 +134,10 @@ class Zygote:
         while True:
             ready = self.poll.poll()
             if any(fd in (LIFELINE, HOST) for fd, _ in ready):
+                self.end()
+            if self.namespace is not None and any(fd == self.namespace.socket.fileno() for fd, _ in ready):
+                # It took the workers with it, and nothing can be forked any more.
+                os.write(2, b"snakebridge: the first process of the PID namespace ended\n")
                 self.end()
             for fd, event in ready:
                 if fd != CONTROL:
@@ -124,14 +172,14 @@ class Zygote:
                 os.close(fd)
 
     def fork(self, request: dict, fds: "list[int]") -> None:
-        me = os.getpid()
+        me = kernel.number()
         try:
             pid = os.fork()
         except OSError as error:
             return self.report({"fork_failed": {"id": request["id"], "why": f"fork: {error.strerror}"}})
         if pid == 0:
             try:
-                child.forked(self.bundle, BUNDLE, request, fds, self.kept_fds, me)
+                child.forked(self.bundle, BUNDLE, request, fds, self.kept_fds, me, self.namespace)
             except BaseException:
                 traceback.print_exc()
             finally:
@@ -140,12 +188,17 @@ class Zygote:
             os.setpgid(pid, pid)  # the child does so too: whichever comes first
         except OSError:
             pass
+        opened = []
         try:
-            pidfd = kernel.pidfd_open(pid)
-            told = os.dup(pidfd)
+            opened.append(pidfd := kernel.pidfd_open(pid))
+            opened.append(told := os.dup(pidfd))
+            if self.namespace is not None:
+                self.namespace.tell(pid, pidfd)
         except OSError as error:
             kernel.kill(pid)
             os.waitpid(pid, 0)
+            for fd in opened:
+                os.close(fd)
             return self.report({"fork_failed": {"id": request["id"], "why": f"pidfd: {error.strerror}"}})
         self.workers[pidfd] = (pid, request["id"])
         self.poll.register(pidfd, select.POLLIN)
@@ -202,16 +255,7 @@ class Zygote:
             self.outbox.popleft()
         self.poll.modify(CONTROL, select.POLLIN | select.POLLOUT if self.outbox else select.POLLIN)
 
-    def end(self) -> None:
-        """The host is gone, or wants an end: kills until nothing is left, what is adopted meanwhile too."""
-        pause = 0.0005
-        while True:
-            for pid in kernel.children():
-                kernel.kill(pid)
-            try:
-                while os.waitpid(-1, os.WNOHANG) != (0, 0):
-                    pass
-            except ChildProcessError:
-                os._exit(0)
-            time.sleep(pause)
-            pause = min(2 * pause, 0.05)
+    def end(self) -> NoReturn:
+        """The host is gone, or wants an end."""
+        kill_all()
+        os._exit(0)

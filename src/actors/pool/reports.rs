@@ -97,6 +97,8 @@ pub struct PoolReport {
     pub stats: PoolStats,
     /// How its workers are tied to this process.
     pub tie: Tie,
+    /// Whether its processes are in a PID namespace of their own.
+    pub pid_namespace: bool,
 }
 
 impl Handler<PoolStatus> for PoolSupervisor {
@@ -124,6 +126,7 @@ impl Handler<PoolStatus> for PoolSupervisor {
                 degraded: self.rules.degraded().map(|cause| cause.to_string()),
             },
             tie: self.tie,
+            pid_namespace: self.pid_namespace,
         }
     }
 }

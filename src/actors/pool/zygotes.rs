@@ -52,6 +52,7 @@ impl PoolSupervisor {
     ) {
         let guarantees = zygote.guarantees();
         self.tie = if guarantees.lifeline { Tie::Lifeline } else { Tie::ParentDeath };
+        self.pid_namespace = guarantees.pid_namespace;
         if let Some(why) = &guarantees.exec_because {
             tracing::warn!(target: "snakebridge::pool", pool = %self.config.name, why, "workers are executed, not forked");
         }
