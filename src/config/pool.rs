@@ -317,7 +317,7 @@ impl PoolConfig {
     /// it is asked for: a bridge that cannot have it does not start, and says why. It takes `CAP_SYS_ADMIN`, or a
     /// kernel that lets its users make user namespaces, which many containers do not.
     ///
-    /// It costs a millisecond for each start of a worker, some 20 ms for the first one, and a process that sleeps, of
+    /// It costs a millisecond for each start of a worker, some 30 ms for the first one, and a process that sleeps, of
     /// 6 MiB. In Python `os.getpid()` is the number in there, another than [`WorkerInfo::pid`](crate::WorkerInfo::pid),
     /// and `os.getppid()` is 0. `/proc` shows the namespace, unless a container has masked parts of it: then it stays
     /// as it was, and a process finds itself as `/proc/self`, but not by its number. Where it took a user namespace a

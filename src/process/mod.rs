@@ -37,7 +37,7 @@ pub(crate) use page::Page;
 pub(crate) use reports::{ZygoteEvent, ZygoteEvents};
 pub(crate) use residency::Residency;
 pub(crate) use spawn::tied;
-pub(crate) use zygote::{StartError, Zygote, ZygoteSpec};
+pub(crate) use zygote::{Namespace, StartError, Zygote, ZygoteSpec};
 
 /// The resident memory of a process, in bytes; 0 if the system does not say.
 pub(crate) fn resident_bytes(pid: u32) -> u64 {

@@ -2,10 +2,11 @@
 
 use super::reports::{Control, Report, ZygoteEvents};
 use super::spawn::{self, Program, ZygoteFds};
-use super::{Lifeline, Link, Output, fds};
+use super::{DeathWatch, Lifeline, Link, Output, fds};
 use crate::config::{PoolConfig, StartMethod};
 use crate::id::{PoolName, WorkerId};
 use crate::python::{self, Interpreter, Modules};
+use rustix::process::Signal;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -126,6 +127,7 @@ pub(crate) struct Zygote {
     control: Arc<Control>,
     concurrency: usize,
     guarantees: Guarantees,
+    namespace: Option<Namespace>,
     /// Its closing is what ends the zygote.
     _lifeline: Lifeline,
 }
@@ -160,13 +162,48 @@ impl Zygote {
     #[cfg(test)]
     pub(super) fn played(control: Arc<Control>, concurrency: usize, lifeline: Lifeline) -> Self {
         let guarantees = Guarantees { lifeline: true, exec_because: None, pid_namespace: false };
-        Self { control, concurrency, guarantees, _lifeline: lifeline }
+        Self { control, concurrency, guarantees, namespace: None, _lifeline: lifeline }
     }
 
     pub(crate) fn guarantees(&self) -> &Guarantees {
         &self.guarantees
     }
+
+    /// Its PID namespace, once, if it has one. Its workers live on without their zygote, but not without this.
+    pub(crate) fn take_namespace(&mut self) -> Option<Namespace> {
+        self.namespace.take()
+    }
 }
+
+/// The first process of a PID namespace. Dropped, it is killed, and the kernel kills all that is inside.
+#[derive(Debug)]
+#[must_use = "dropping it kills all that is in it"]
+pub(crate) struct Namespace(DeathWatch);
+
+impl Namespace {
+    /// Kills all that is in it, and waits until nothing is, though no longer than a zygote would have for that:
+    /// where nobody reaps what the zygote has left, the kernel waits for ever.
+    pub(crate) async fn end(self) {
+        self.kill();
+        let _unkillable = tokio::time::timeout(LEAVE, std::future::poll_fn(|cx| self.0.poll_dead(cx))).await;
+    }
+
+    fn kill(&self) {
+        if !mutant!("namespace.is_not_killed") {
+            // It is gone already where its zygote ended it.
+            let _gone = self.0.signal(Signal::KILL);
+        }
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// How long the end of all in a namespace may take.
+const LEAVE: Duration = Duration::from_secs(1);
 
 /// A zygote between its spawn and its readiness.
 struct Begun {
@@ -206,11 +243,14 @@ impl Begun {
             Err(_) => return Err(StartError::transient("the thread that starts Python ended")),
         };
         match std::future::poll_fn(|cx| self.control.poll_report(cx)).await {
-            Ok(Some((Report::Ready { lifeline, exec_because, pid_namespace }, _))) => {
+            Ok(Some((Report::Ready { lifeline, exec_because, pid_namespace }, init))) => {
+                // Without room for a descriptor it ends by itself.
+                let namespace = init.and_then(|init| DeathWatch::new(init).ok()).map(Namespace);
                 let zygote = Zygote {
                     control: Arc::clone(&self.control),
                     concurrency: spec.concurrency,
                     guarantees: Guarantees { lifeline, exec_because, pid_namespace },
+                    namespace,
                     _lifeline: self.lifeline,
                 };
                 Ok((zygote, ZygoteEvents::new(self.control, reaped, self.output)))

@@ -19,13 +19,16 @@ fn twenty_starts_and_stops_leave_no_thread_descriptor_or_process() {
         return;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let apart = pid_namespace::is_allowed();
     let before = belongings();
     for round in 0..20 {
         let pids = runtime.block_on(async {
-            let py = start([pool("one", 2).cancel_grace(GRACE), pool("two", 1).start_method(StartMethod::Exec)]).await;
+            let apart = pool("three", 1).pid_namespace(apart);
+            let two = pool("two", 1).start_method(StartMethod::Exec);
+            let py = start([pool("one", 2).cancel_grace(GRACE), two, apart]).await;
             py.call("math", "sqrt", (4,)).discard().await.unwrap();
             let pids: Vec<u32> = py.workers().await.iter().map(|worker| worker.pid).collect();
-            assert_eq!(pids.len(), 3);
+            assert_eq!(pids.len(), 4);
             if round % 2 == 0 {
                 py.shutdown().await.unwrap();
             } else {

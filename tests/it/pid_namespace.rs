@@ -224,6 +224,26 @@ async fn workers_outlive_their_zygote_in_it_are_replaced_and_then_it_is_gone() {
 }
 
 #[tokio::test]
+async fn a_shutdown_is_over_when_nothing_is_left_in_it_though_the_first_process_does_not_listen() {
+    if !is_allowed() {
+        return;
+    }
+    let all = Marked::new();
+    let py = start([all.pool(1)]).await;
+    let busy = Busy::new(&py, "busy", "p").await;
+    let (zygote, init) = zygote_and_init(home(&py, &busy.session).await);
+    kill(zygote);
+    until("the zygote to go", || async { !is_alive(zygote) }).await;
+    // Not before: a process group that is stopped goes on when it is orphaned.
+    let stop = rustix::process::Pid::from_raw(init.cast_signed()).unwrap();
+    rustix::process::kill_process(stop, rustix::process::Signal::STOP).unwrap();
+    let stopping = tokio::spawn(py.shutdown());
+    busy.finish().await;
+    within("the shutdown", stopping).await.unwrap().unwrap();
+    assert_eq!(all.all(), BTreeSet::new());
+}
+
+#[tokio::test]
 async fn a_reload_makes_another_and_the_one_before_goes_with_its_workers() {
     if !is_allowed() {
         return;
@@ -368,7 +388,7 @@ async fn holds_for_one_without_capabilities() {
 #[test]
 fn it_takes_no_capabilities_of_a_user_and_gives_none() {
     const NAME: &str = "pid_namespace::it_takes_no_capabilities_of_a_user_and_gives_none";
-    if is_allowed() && as_another(NAME, "exec setpriv --reuid 65534 --regid 65534 --clear-groups \"$0\" \"$@\"") {
+    if as_another(NAME, "exec setpriv --reuid 65534 --regid 65534 --clear-groups \"$0\" \"$@\"") {
         run(holds_for_one_without_capabilities());
     }
 }
@@ -376,7 +396,7 @@ fn it_takes_no_capabilities_of_a_user_and_gives_none() {
 #[test]
 fn it_takes_no_capabilities_of_root_and_gives_none() {
     const NAME: &str = "pid_namespace::it_takes_no_capabilities_of_root_and_gives_none";
-    if is_allowed() && as_another(NAME, "exec setpriv --bounding-set=-all,+setfcap --inh-caps=-all \"$0\" \"$@\"") {
+    if as_another(NAME, "exec setpriv --bounding-set=-all,+setfcap --inh-caps=-all \"$0\" \"$@\"") {
         run(holds_for_one_without_capabilities());
     }
 }
@@ -386,7 +406,7 @@ fn a_bridge_that_cannot_have_it_does_not_start_and_says_why() {
     const NAME: &str = "pid_namespace::a_bridge_that_cannot_have_it_does_not_start_and_says_why";
     let forbid = "exec unshare -r sh -c 'echo 0 >/proc/sys/user/max_user_namespaces && \
                   exec setpriv --bounding-set=-all --inh-caps=-all \"$0\" \"$@\"' \"$0\" \"$@\"";
-    if is_allowed() && as_another(NAME, forbid) {
+    if as_another(NAME, forbid) {
         run(async {
             let all = Marked::new();
             let start = SnakeBridge::builder().pool(all.pool(1)).start();
@@ -413,6 +433,9 @@ fn as_another(test: &str, line: &str) -> bool {
     if std::env::var_os(ANOTHER).is_some() {
         return true;
     }
+    if !is_allowed() {
+        return false;
+    }
     // The interpreter of this one may be in a folder that is closed to others.
     let python = "/usr/bin/python3";
     let able = "import sys; sys.exit(sys.version_info < (3, 10))";
@@ -425,6 +448,8 @@ fn as_another(test: &str, line: &str) -> bool {
         let mut command = Command::new("sh");
         command.args(["-c", line]).arg(std::env::current_exe().unwrap()).args([test, "--exact", "--nocapture"]);
         command.env(ANOTHER, "1").env("SNAKEBRIDGE_PYTHON", python).env("HOME", "/nonexistent");
+        // That of this one may be closed to others, too.
+        command.env_remove("TMPDIR");
         panic!("no other process: {}", command.exec());
     }
     false

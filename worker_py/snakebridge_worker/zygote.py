@@ -66,7 +66,7 @@ def main(bundle: dict, fds: "list[int]", exec_because: "str | None", namespace_b
     if os.getppid() != spec["host"]:
         zygote.end()
     ready = {"lifeline": spec["lifeline"], "exec_because": exec_because, "pid_namespace": namespace is not None}
-    zygote.report({"ready": ready})
+    zygote.report({"ready": ready}, None if namespace is None else kernel.pidfd_open(namespace.init))
     zygote.run()
 
 

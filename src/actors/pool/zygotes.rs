@@ -6,7 +6,7 @@ use crate::clock;
 use crate::error::{Error, Ran, Result};
 use crate::id::WorkerId;
 use crate::observe::Handled;
-use crate::process::{StartError, Zygote, ZygoteEvent, ZygoteEvents};
+use crate::process::{Namespace, StartError, Zygote, ZygoteEvent, ZygoteEvents};
 use crate::status::Tie;
 use actix::prelude::*;
 use futures::StreamExt;
@@ -24,6 +24,9 @@ pub(super) struct Zygotes {
     pub(super) last: Number,
     /// Those whose end has not been told.
     living: BTreeSet<Number>,
+    /// The PID namespaces that are not known to be empty, which outlive their zygotes. What is here is dropped when
+    /// no worker is inside any more.
+    namespaces: BTreeMap<Number, Option<oneshot::Sender<()>>>,
     /// Replaced, and kept for their workers: these die with them.
     replaced: BTreeMap<Number, Zygote>,
     /// Who waits for code to be loaded anew; the first of them is being served.
@@ -45,7 +48,7 @@ impl PoolSupervisor {
     /// A zygote stands ready: it takes the seat, and forks what is wanted.
     pub(super) fn seat(
         &mut self,
-        zygote: Zygote,
+        mut zygote: Zygote,
         events: ZygoteEvents,
         wanted: Vec<WorkerId>,
         ctx: &mut Context<Self>,
@@ -60,6 +63,11 @@ impl PoolSupervisor {
         self.zygotes.last += 1;
         self.zygotes.living.insert(self.zygotes.last);
         follow(events, self.zygotes.last, ctx.address());
+        if let Some(namespace) = zygote.take_namespace() {
+            let (keep, kept) = oneshot::channel();
+            self.zygotes.namespaces.insert(self.zygotes.last, Some(keep));
+            end_after(kept, namespace, self.zygotes.last, ctx.address());
+        }
         if let Seat::Taken(old) = std::mem::replace(&mut self.seat, Seat::Taken(zygote)) {
             self.zygotes.replaced.insert(before, old);
         }
@@ -73,16 +81,26 @@ impl PoolSupervisor {
     pub(super) fn let_zygotes_go(&mut self) {
         let has_workers = |number: &Number| self.workers.values().any(|member| member.zygote == *number);
         self.zygotes.replaced.retain(|number, _| has_workers(number));
+        for (number, keep) in &mut self.zygotes.namespaces {
+            if !self.zygotes.living.contains(number) && !has_workers(number) {
+                *keep = None;
+            }
+        }
     }
 
-    /// The end of each is told by its events; whether there are none any more.
+    /// The end of each is told by its events, that of its namespace after it; whether there are none any more.
     pub(super) fn end_zygotes(&mut self, ctx: &mut Context<Self>) -> bool {
         if let Some(start) = self.zygotes.starting.take() {
             ctx.cancel_future(start);
         }
         self.zygotes.reloads.clear();
         self.zygotes.replaced.clear();
-        self.zygotes.living.is_empty()
+        for (number, keep) in &mut self.zygotes.namespaces {
+            if !self.zygotes.living.contains(number) {
+                *keep = None;
+            }
+        }
+        self.zygotes.living.is_empty() && self.zygotes.namespaces.is_empty()
     }
 
     /// One that says nothing of a worker is stuck, and nobody else will.
@@ -173,6 +191,34 @@ fn follow(mut events: ZygoteEvents, zygote: Number, pool: Addr<PoolSupervisor>) 
     });
 }
 
+/// Ends a namespace when its pool lets it go, or is gone.
+fn end_after(kept: oneshot::Receiver<()>, namespace: Namespace, zygote: Number, pool: Addr<PoolSupervisor>) {
+    actix_rt::spawn(async move {
+        let _let_go = kept.await;
+        namespace.end().await;
+        pool.do_send(NamespaceEmpty { zygote });
+    });
+}
+
+/// The PID namespace of a zygote has ended, and all that was in it.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct NamespaceEmpty {
+    zygote: Number,
+}
+
+impl Handler<NamespaceEmpty> for PoolSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, NamespaceEmpty { zygote }: NamespaceEmpty, ctx: &mut Context<Self>) {
+        self.journal.note(Handled::NamespaceEmpty, None, None, || "seen");
+        let was_there = self.zygotes.namespaces.remove(&zygote).is_some();
+        if was_there && matches!(self.seat, Seat::Left) && self.end_zygotes(ctx) {
+            self.stopped();
+        }
+    }
+}
+
 /// A zygote has told something.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -213,6 +259,7 @@ impl PoolSupervisor {
         }
         self.journal.note(Handled::ZygoteGone, None, None, || why.as_str());
         self.zygotes.replaced.remove(&zygote);
+        self.let_zygotes_go();
         if matches!(self.seat, Seat::Left) {
             if self.end_zygotes(ctx) {
                 self.stopped();

@@ -49,6 +49,7 @@ messages! {
         ZygoteFailed = "zygote failed",
         ZygoteGone = "zygote gone",
         ZygoteSilent = "zygote silent",
+        NamespaceEmpty = "namespace empty",
         ForkTold = "fork told",
         ForkFailed = "fork failed",
         ExitTold = "exit told",
