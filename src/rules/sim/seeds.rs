@@ -77,6 +77,6 @@ fn range(asked: &str) -> Range<u64> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the tests are told by whoever runs them")]
-fn setting(name: &str) -> Option<String> {
+pub(super) fn setting(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }

@@ -12,6 +12,7 @@ use self::faults::Faults;
 use super::actors::{SessionActor, WorkerActor};
 use super::callbacks::Callback;
 use super::random::Random;
+use super::seeds::setting;
 use super::witness::Witness;
 use crate::config::{Affinity, OnWorkerLost, PoolConfig};
 use crate::event::EndReason;
@@ -176,7 +177,7 @@ impl World {
             is_audited: seed.is_multiple_of(8),
             steps: 0,
             trace: 0xCBF2_9CE4_8422_2325,
-            is_told: std::env::var_os("SNAKEBRIDGE_SIM_TOLD").is_some(),
+            is_told: setting("SNAKEBRIDGE_SIM_TOLD").is_some(),
         }
     }
 
