@@ -262,29 +262,6 @@ async def gives_at_once() -> AsyncIterator[int]:
         seen.append("finally")
 
 
-async def gives_what_is_closed_late(seconds: float) -> AsyncIterator[int]:
-    try:
-        yield 1
-        yield 2
-    finally:
-        here()
-        try:
-            await asyncio.sleep(seconds)
-        finally:
-            seen.append("finally")
-
-
-async def leaves_a_generator(seconds: float) -> int:
-    async for number in gives_what_is_closed_late(seconds):
-        return number
-    return 0
-
-
-async def gives_from_another() -> AsyncIterator[int]:
-    async for number in gives_what_is_closed_late(0.01):
-        yield number
-
-
 class StruckBeforeItCloses:
     is_struck = False
 
@@ -829,23 +806,6 @@ class Everywhere(Interrupts):
             self.replies(batch, ([], b""))
             self.host.free(ref)
             self.has_seen(*([ends] if name == "gives_slowly" else []), "finally")
-
-    def test_a_generator_that_was_left_is_closed_in_the_call_that_left_it(self) -> None:
-        self.replies(self.host.call("leaves_a_generator", 0.01), 1)
-        self.is_there()
-        self.has_seen("finally")
-        seq = self.host.call("leaves_a_generator", 60)
-        self.interrupt_there(seq)
-        self.is_cancelled(seq, "CancelledError")
-        self.has_seen("finally")
-        self.host.call("open_stream", "gives_from_another", want=b"\1")
-        (ref,) = self.host.hear()["refs"]
-        arguments = (Made(codec.resolve, ref), 1, 1 << 20)
-        self.replies(self.host.order(wire.CALL, "", arguments, 0, VALUE, plans.BATCH, []), ([1], None))
-        self.replies(self.host.order(wire.CALL, "", arguments[:1], 0, VALUE, plans.CLOSE, []), None)
-        self.is_there()
-        self.has_seen("finally")
-        self.host.free(ref)
 
     def test_a_stream_that_is_struck_before_it_closes_is_closed_all_the_same(self) -> None:
         self.host.call("open_stream", "StruckBeforeItCloses", want=b"\1")

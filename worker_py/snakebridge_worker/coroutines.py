@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, AsyncIterator
+from typing import Any
 
 from snakebridge_worker import calls, host
 from snakebridge_worker.interrupts import CallCancelled
@@ -12,16 +12,8 @@ from snakebridge_worker.interrupts import CallCancelled
 async def _coroutine() -> None: ...
 
 
-async def _generator() -> AsyncIterator[None]:
-    yield
-
-
 _sample = _coroutine()
 CoroutineType = type(_sample)
-_sample.close()
-_sample = _generator().aclose()
-#: What closes an asynchronous generator.
-_CloseType = type(_sample)
 _sample.close()
 
 
@@ -49,13 +41,7 @@ class Loop:
 
             with calls.shield():
                 idle._loop = asyncio.new_event_loop()
-        loop = idle._loop
-        try:
-            return _run_on(loop, coroutine)
-        finally:
-            # They would run in the next call that uses the loop.
-            while left := _left_generators(loop):
-                _run_on(loop, _wait_for(left))
+        return _run_on(idle._loop, coroutine)
 
     def close(self) -> None:
         """Nothing runs here any more."""
@@ -67,25 +53,6 @@ class Loop:
                 _run_on(loop, loop.shutdown_asyncgens())
             finally:
                 loop.close()
-
-
-def _left_generators(loop: Any) -> list[Any]:
-    """The tasks in which asyncio closes generators that were let go before their end."""
-    import asyncio
-
-    return [task for task in asyncio.all_tasks(loop) if type(task.get_coro()) is _CloseType]
-
-
-async def _wait_for(tasks: list[Any]) -> None:
-    import asyncio
-
-    try:
-        await asyncio.wait(tasks)
-    except asyncio.CancelledError:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-        raise
 
 
 class _Awaited:
