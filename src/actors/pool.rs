@@ -290,7 +290,10 @@ impl PoolSupervisor {
                 let space = self.ref_spaces.fetch_add(1, Ordering::Relaxed) + 1;
                 let ids = space << REF_BITS..(space + 1) << REF_BITS;
                 match zygote.fork(&worker, ids.start) {
-                    Ok(link) => self.add_member(worker, link, ids, ctx),
+                    Ok(link) => {
+                        self.rules.note_forked(&worker);
+                        self.add_member(worker, link, ids, ctx);
+                    }
                     Err(error) if is_gone(&error) => self.seat = Seat::Ending { wanted: vec![worker] },
                     Err(error) => self.fail_start_soon(worker, format!("no worker can be forked: {error}"), ctx),
                 }
@@ -308,7 +311,7 @@ impl PoolSupervisor {
         }
     }
 
-    /// Not at once: with no back-off it would be tried again within this step, and so on until there is room, with
+    /// Not at once: what lacks is not there the next moment, and with no back-off it would be tried again and again by
     /// the thread of whoever could make some.
     fn fail_start_soon(&mut self, worker: WorkerId, cause: String, ctx: &mut Context<Self>) {
         ctx.run_later(FORK_PAUSE, move |this, ctx| {
@@ -342,7 +345,6 @@ impl PoolSupervisor {
 
     fn on_zygote_started(&mut self, outcome: Result<(Zygote, ZygoteEvents), StartError>, ctx: &mut Context<Self>) {
         let Seat::Starting { wanted, .. } = std::mem::replace(&mut self.seat, Seat::Empty) else { return };
-        let now = clock::now();
         match outcome {
             Ok((zygote, events)) => {
                 self.journal.note(Handled::ZygoteStarted, None, None, || starts(&wanted));
@@ -351,7 +353,10 @@ impl PoolSupervisor {
             Err(StartError { permanent, what }) => {
                 self.journal.note(Handled::ZygoteFailed, None, None, || what.as_str());
                 for worker in wanted {
-                    self.rules.handle_start_failed(&worker, what.clone(), permanent, now);
+                    match permanent {
+                        true => self.rules.handle_start_failed(&worker, what.clone(), true, clock::now()),
+                        false => self.fail_start_soon(worker, what.clone(), ctx),
+                    }
                 }
             }
         }
@@ -378,11 +383,11 @@ impl PoolSupervisor {
             let for_shutdown = !self.when_stopped.is_empty();
             return self.order(&worker, worker::Kill { cause, for_shutdown });
         }
-        // It was never forked: its zygote is still being started.
+        // It was never forked, and waits for a zygote, or to be told that it cannot be.
         if let Seat::Starting { wanted, .. } | Seat::Ending { wanted } = &mut self.seat {
             wanted.retain(|wanted| *wanted != worker);
         }
-        let cause = "its zygote did not start in time".to_owned();
+        let cause = "it was not forked in time".to_owned();
         self.rules.handle_start_failed(&worker, cause, false, clock::now());
     }
 

@@ -123,7 +123,7 @@ impl Page {
         self.word(WORD_WORKER_SENT).load(Ordering::Acquire)
     }
 
-    /// How many objects the worker has let go of, as it was told to; of several at once it counts each.
+    /// How many objects the worker has come to, of those that it was told to let go of; of several at once it counts each.
     pub(crate) fn freed(&self) -> u64 {
         self.word(WORD_FREED).load(Ordering::Relaxed)
     }

@@ -42,7 +42,7 @@ pub(crate) struct Heartbeat {
     epoch: Instant,
     next_tick: Option<Instant>,
     heard_at: Instant,
-    /// How many objects it had let go of at the last look.
+    /// How many objects it had come to at the last look, of those to be let go.
     freed: u64,
     /// Since it was heard of.
     asked: Asked,

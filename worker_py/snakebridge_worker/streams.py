@@ -150,8 +150,11 @@ class AsyncStream:
             # An interrupt may have found it between two items: let go as it is, it would be closed by the loop,
             # in the next call that has one run.
             self.close()
-        except BaseException as last:
+        except interrupts.CallCancelled as last:
             return errors.describe(last)
+        except BaseException:
+            # What the reader is told is what ended the stream.
+            pass
         return errors.describe(error)
 
     def _close(self) -> None:

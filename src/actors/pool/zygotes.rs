@@ -137,9 +137,10 @@ impl PoolSupervisor {
                     Seat::Ending { wanted } => std::mem::take(wanted),
                     Seat::Empty | Seat::Taken(_) | Seat::Left => Vec::new(),
                 };
+                // What was wanted of another is had of this one, and is not outdated.
+                self.rules.reload(clock::now());
                 self.seat(zygote, events, wanted, ctx);
                 self.settling.push(answer);
-                self.rules.reload(clock::now());
             }
             Err(StartError { what, .. }) => {
                 self.journal.note(Handled::ZygoteFailed, None, None, || what.as_str());

@@ -44,6 +44,9 @@ impl Work {
             Some(request) if self.held.is_empty() && request.promise.is_abandoned() => {
                 format!("its caller has left, {worker} is given back")
             }
+            Some(_) if self.held.is_empty() && rebuild && self.ending.is_some() => {
+                format!("its session has ended, {worker} is given back")
+            }
             Some(_) if self.held.is_empty() && rebuild => format!("its on_home runs in {worker}"),
             Some(_) if self.held.is_empty() => format!("sent to {worker}"),
             Some(_) | None => format!("{worker}, held until a body is back"),

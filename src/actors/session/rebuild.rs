@@ -57,6 +57,18 @@ impl SessionActor {
     /// Runs the session's `on_home`, then sends the call.
     pub(super) fn rebuild(&mut self, request: Box<Request>, grant: Grant, ctx: &mut Context<Self>) {
         let call = request.call;
+        let needless = if self.work().ending.is_some() {
+            Some(format!("session {} has ended", request.hold.id()))
+        } else {
+            request.promise.is_abandoned().then(|| "its caller left".to_owned())
+        };
+        // Nobody would come to end it.
+        if let Some(why) = needless {
+            let mut rebuild = Rebuild { request, grant, task: None, error: None };
+            rebuild.fail(Error::Cancelled { why: why.into(), ran: Ran::No });
+            self.work().rebuilding.insert(call, rebuild);
+            return;
+        }
         let hold = Arc::clone(&request.hold);
         let (deadline, timeout) = (request.deadline, request.timeout.unwrap_or_default());
         let scope = Scope {

@@ -1,14 +1,18 @@
 //! What crosses on its way: an actor is told of what has changed while a message of before is still under way to it.
 
-use super::{is_alive, pool, within};
+use super::{is_alive, outcome, pool, within};
 use crate::actors::pool::Died;
 use crate::api::SnakeBridge;
-use crate::config::{Config, MessageLogLevel};
+use crate::config::{Config, MessageLogLevel, SessionOptions};
+use crate::error::Ran;
+use crate::event::{Event, Fact};
 use crate::status::WorkerInfo;
-use futures::poll;
+use futures::{FutureExt, StreamExt, poll};
 use rustix::process::{Pid, Signal, kill_process};
 use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -71,6 +75,43 @@ async fn a_call_that_is_granted_again_when_its_caller_has_left_holds_up_no_other
 }
 
 #[actix::test]
+async fn no_home_is_made_ready_for_a_caller_who_has_left_or_a_session_that_has_ended() {
+    for ends in [false, true] {
+        in_a_task(async move {
+            let py = SnakeBridge::builder().pool(pool("p"));
+            let py = within("the start", py.start()).await.expect("the bridge starts");
+            let runs = Arc::new(AtomicU32::new(0));
+            let counted = Arc::clone(&runs);
+            let options = SessionOptions::new().on_home(move |_| {
+                counted.fetch_add(1, Ordering::Relaxed);
+                std::future::pending()
+            });
+            let session = py.session_with("s", options);
+            let mut released = None;
+            {
+                let mut call = pin!(session.call("math", "sqrt", (9,)).discard().into_future());
+                assert!(poll!(&mut call).is_pending());
+                turn().await;
+                // Its ticket is with the pool, and what it grants finds that nobody needs it.
+                if ends {
+                    let mut release = Box::pin(session.release());
+                    assert!(poll!(&mut release).is_pending());
+                    released = Some(release);
+                    assert_eq!(outcome(within("the call", call).await), Err(("cancelled", Ran::No)));
+                }
+            }
+            match released {
+                Some(released) => within("the release", released).await.expect("it ends"),
+                None => within("the release", session.release()).await.expect("it ends"),
+            }
+            assert_eq!(runs.load(Ordering::Relaxed), 0, "ended: {ends}");
+            within("the shutdown", py.shutdown()).await.expect("it stops");
+        })
+        .await;
+    }
+}
+
+#[actix::test]
 async fn a_worker_that_is_wanted_of_a_zygote_which_has_just_died_is_had_of_the_next() {
     in_a_task(async {
         // With no back-off it would be asked for again, and again, within one step of the pool.
@@ -80,6 +121,7 @@ async fn a_worker_that_is_wanted_of_a_zygote_which_has_just_died_is_had_of_the_n
         let worker = py.workers().await.remove(0);
         let supervisor = py.pool_addr("p").expect("the pool");
         let zygote = parent_of(worker.pid);
+        let mut events = py.events();
         kill(zygote);
         kill(worker.pid);
         // Nobody can hear of it meanwhile.
@@ -91,6 +133,9 @@ async fn a_worker_that_is_wanted_of_a_zygote_which_has_just_died_is_had_of_the_n
         assert_eq!(within("a call", call).await.expect("another zygote forks its worker"), 2.0);
         let stats = py.stats().await;
         assert_eq!((stats.pools[0].ready, &stats.pools[0].degraded), (1, &None));
+        let told: Vec<Event> = std::iter::from_fn(|| events.next().now_or_never().flatten()).collect();
+        let starts = told.iter().filter(|event| matches!(event.fact(), Fact::WorkerStarting { .. })).count();
+        assert_eq!(starts, 1, "it is not one of the zygote that died, and is not replaced: {told:#?}");
         within("the shutdown", py.shutdown()).await.expect("it stops");
     })
     .await;

@@ -42,6 +42,14 @@ impl Pool {
         self.replace_outdated(now);
     }
 
+    /// A worker is had of the zygote that there is now: it may have been wanted of the one before.
+    pub(crate) fn note_forked(&mut self, worker: &WorkerId) {
+        let zygotes_left = self.zygotes_left;
+        if let Some(worker) = self.workers.get_mut(&Place::from(worker)) {
+            worker.zygote = zygotes_left;
+        }
+    }
+
     /// The process that forks workers is gone: those that it forked are replaced.
     pub(crate) fn handle_zygote_lost(&mut self, now: Instant) {
         if self.is_shutting_down() {

@@ -42,7 +42,7 @@ impl Pool {
                 self.serve(place, now);
             }
             Choice::Wait(_) if self.calls[&id].purpose == Purpose::Opening => {
-                let refusal = self.degraded_for_all().unwrap_or(Refusal::WorkerBusy);
+                let refusal = self.none_will_come(id).unwrap_or(Refusal::WorkerBusy);
                 self.refuse(id, refusal);
             }
             Choice::Wait(target) => self.enqueue(id, target, now),

@@ -1,6 +1,6 @@
 //! Taints: a worker that takes nothing new for a while.
 
-use super::call::Then;
+use super::call::{Call, Stage, Target, Then};
 use super::timer::Timer;
 use super::worker::{Place, State, Taint};
 use super::{Pool, UnknownWorker};
@@ -70,15 +70,16 @@ impl Pool {
         let refusal = |pool: &Self, id: &CallId| pool.unavailable_to(&pool.calls[id], place, &pool.workers[&place]);
         let goes = |pool: &Self, id: &CallId| !pool.calls[id].is_continuing() && !pool.is_expected(id);
         for id in self.waiting_for(place).into_iter().filter(|id| goes(self, id)).collect::<Vec<_>>() {
-            let refusal = refusal(self, &id);
+            let waits_here = |call: &Call| matches!(call.stage, Stage::Waiting(Target::Worker(at)) if at == place);
             // One before it may have made room for it elsewhere.
-            if !self.leave_line(id) {
-                continue;
-            }
-            if self.calls[&id].is_tied() {
+            let Some(call) = self.calls.get(&id).filter(|call| waits_here(call)) else { continue };
+            let is_tied = call.is_tied();
+            let refusal = refusal(self, &id);
+            self.leave_line(id);
+            if is_tied {
                 self.refuse(id, refusal);
             } else {
-                // It has only waited for the end of an `on_home` there.
+                // It has only waited for the end of an `on_home` there, or of a call of its tree.
                 self.route(id, now);
             }
         }

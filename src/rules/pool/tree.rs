@@ -120,11 +120,9 @@ impl Pool {
         }
         match by_table {
             Choice::Wait(Target::Any)
-            | Choice::Refuse(Refusal::WorkerBusy | Refusal::Cancelled | Refusal::ShuttingDown)
-                if !self.is_bound(call, session) =>
-            {
-                self.nest_anywhere(tree, call, session, by_table)
-            }
+            | Choice::Refuse(
+                Refusal::WorkerBusy | Refusal::PoolDegraded { .. } | Refusal::Cancelled | Refusal::ShuttingDown,
+            ) if !self.is_bound(call, session) => self.nest_anywhere(tree, call, session, by_table),
             Choice::Grant(_) | Choice::Nest(..) | Choice::Wait(_) | Choice::Refuse(_) => {
                 self.unless_in_vain(tree, call, session, by_table)
             }
