@@ -254,6 +254,18 @@ async fn a_fork_that_comes_back_into_the_loop_ends_there() {
 }
 
 #[tokio::test]
+async fn a_fork_that_init_has_made_never_answers_in_the_workers_name() {
+    let dir = Dir::new();
+    let forks = dir.0.join("forks").display().to_string();
+    let py = start([pool("p", 1).init("bridge_helpers:fork_if_told").env("FORK_IF", forks)]).await;
+    for n in 0..20_u32 {
+        assert_eq!(py.call("operator", "neg", (n,)).extract::<i64>().await.unwrap(), -i64::from(n));
+    }
+    assert_eq!(py.stats().await.pools[0].deaths, 0);
+    py.shutdown().await.unwrap();
+}
+
+#[tokio::test]
 async fn with_concurrency_calls_of_several_sessions_run_at_once_and_those_of_one_do_not() {
     let py = start([pool("p", 1).concurrency(3).affinity(Affinity::StrictQueue)]).await;
     let mut held = Vec::new();

@@ -37,9 +37,10 @@ def main(channel: int, side: int, page: Page, worker: str, ref_base: int, concur
     """Serves until the host says stop, or closes the channel."""
     shared = Shared(channel, side, page, ref_base)
     interrupts.listen(shared.entries, shared)
+    # Before any user code, which may fork.
+    os.register_at_fork(after_in_child=shared.note_fork)
     if init is not None and not initialise(shared, init):
         return
-    os.register_at_fork(after_in_child=shared.note_fork)
     shared.send(wire.hello())
     if concurrency == 1:
         serve(shared)
@@ -50,13 +51,16 @@ def main(channel: int, side: int, page: Page, worker: str, ref_base: int, concur
 def initialise(shared: Shared, init: str) -> bool:
     """Calls the pool's ``init``; tells the host if it raises."""
     module, _, name = init.partition(":")
+    failure = None
     try:
         reduce(getattr, name.split("."), importlib.import_module(module))()
     except BaseException as error:
-        body = errors.describe(error)
-        shared.send(wire.start_failed(len(body)) + body)
-        return False
-    return True
+        failure = errors.describe(error)
+    if shared.forked:
+        os._exit(0)
+    if failure is not None:
+        shared.send(wire.start_failed(len(failure)) + failure)
+    return failure is None
 
 
 class Shared:
