@@ -30,6 +30,8 @@ pub(crate) struct Registry {
     timer: Timer,
     expiry: Option<Instant>,
     stalls: Stalls,
+    /// The session whose end is being told, and how many refs it had: a panic does not lose that.
+    ending: Option<(SessionEnded, u64)>,
 }
 
 impl Registry {
@@ -50,6 +52,7 @@ impl Registry {
             timer: Timer::start(ctx),
             expiry: None,
             stalls: Stalls::new(heartbeat, epoch(), clock::now()),
+            ending: None,
         }
     }
 
@@ -72,6 +75,34 @@ impl Registry {
     fn frees(&self) -> String {
         let frees = self.refs.pending().map(|RefAction::Free { worker, ids, .. }| format!("{} in {worker}", ids.len()));
         format!("frees [{}], and ends what has expired", frees.collect::<Vec<_>>().join(", "))
+    }
+
+    /// Frees what the session that has ended still has, and tells of its end.
+    fn clean_up(&mut self) {
+        let Some((ended, refs)) = &mut self.ending else { return };
+        *refs += self.refs.handle_session_ended(&ended.session) as u64;
+        self.journal.note(Handled::SessionEnded, None, Some(&ended.session), || {
+            format!("{}; refs freed: {refs}", ended.reason.as_str())
+        });
+        // No call of it runs any more in any pool.
+        self.refs.handle_session_forgotten(&ended.session);
+        self.perform();
+        let Some((ended, refs)) = self.ending.take() else { return };
+        // After the refs: their finalizers may use what the namespace holds.
+        for worker in ended.namespaces {
+            if let Some(pool) = self.pools.get(worker.pool()) {
+                let (session, ids) = (ended.session.clone(), vec![ended.session.namespace()]);
+                pool.do_send(FreeRefs { session, worker, ids });
+            }
+        }
+        self.events.emit(Fact::SessionCleanup { session: ended.session.id().clone(), reason: ended.reason, refs });
+        self.log_cleanup(&ended.session, ended.reason, refs);
+        self.directory.handle_cleaned_up(&ended.session);
+        for done in ended.done {
+            // Whoever waited may have gone.
+            let _gone = done.send(());
+        }
+        drop(ended.alive);
     }
 
     fn log_cleanup(&self, session: &SessionKey, reason: EndReason, refs: u64) {
@@ -108,6 +139,7 @@ impl Supervised for Registry {
         self.journal.note(Handled::Panicked, None, None, || "goes on");
         self.timer = Timer::start(ctx);
         self.expiry = self.directory.expire(clock::now());
+        self.clean_up();
     }
 }
 
@@ -229,28 +261,8 @@ impl Handler<SessionEnded> for Registry {
     type Result = ();
 
     fn handle(&mut self, ended: SessionEnded, _: &mut Context<Self>) {
-        let refs = self.refs.handle_session_ended(&ended.session) as u64;
-        self.journal.note(Handled::SessionEnded, None, Some(&ended.session), || {
-            format!("{}; refs freed: {refs}", ended.reason.as_str())
-        });
-        // No call of it runs any more in any pool.
-        self.refs.handle_session_forgotten(&ended.session);
-        self.perform();
-        // After the refs: their finalizers may use what the namespace holds.
-        for worker in ended.namespaces {
-            if let Some(pool) = self.pools.get(worker.pool()) {
-                let (session, ids) = (ended.session.clone(), vec![ended.session.namespace()]);
-                pool.do_send(FreeRefs { session, worker, ids });
-            }
-        }
-        self.events.emit(Fact::SessionCleanup { session: ended.session.id().clone(), reason: ended.reason, refs });
-        self.log_cleanup(&ended.session, ended.reason, refs);
-        self.directory.handle_cleaned_up(&ended.session);
-        for done in ended.done {
-            // Whoever waited may have gone.
-            let _gone = done.send(());
-        }
-        drop(ended.alive);
+        self.ending = Some((ended, 0));
+        self.clean_up();
     }
 }
 

@@ -244,6 +244,31 @@ async fn a_pool_that_panics_again_and_again_is_degraded_and_says_so() {
 }
 
 #[actix::test]
+async fn the_end_of_a_session_is_told_though_the_registry_panics_of_it() {
+    let py = within("the start", SnakeBridge::builder().pool(pool("p")).start()).await.expect("the bridge starts");
+    let mut events = py.events();
+    let session = py.session("s");
+    session.exec("x = 1").await.expect("it has a namespace");
+    let _counter = session.call("bridge_helpers", "Counter", ()).into_ref().await.expect("a counter");
+    fault::set(Fault::Next("session ended"));
+    within("the release", session.release()).await.expect("it ends");
+    assert!(!fault::is_set(), "the registry has panicked");
+    let refs = loop {
+        let event = within("its cleanup", events.next()).await.expect("the bridge lives");
+        if let Fact::SessionCleanup { refs, .. } = event.fact() {
+            break *refs;
+        }
+    };
+    assert_eq!(refs, 1, "as many as were freed");
+    until("what it had to be freed", || async {
+        let workers = py.workers().await;
+        workers.iter().all(|worker| (worker.refs, worker.sessions) == (0, 0))
+    })
+    .await;
+    within("the shutdown", py.shutdown()).await.expect("it stops");
+}
+
+#[actix::test]
 async fn a_session_that_panics_while_it_ends_ends() {
     let scene = Scene::new().await;
     let actor = scene.py.session_addr("s").expect("it lives");
