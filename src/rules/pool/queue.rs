@@ -6,7 +6,7 @@
 //! that has to wait for another of its session, the first that keeps no order, as one under `hint`.
 
 use super::Pool;
-use super::call::{Stage, Target};
+use super::call::{Call, Stage, TakeBack, Target, Then};
 use super::session::{Line, Session, Sid};
 use super::ticket::Refusal;
 use super::timer::Timer;
@@ -333,9 +333,18 @@ impl Pool {
             Target::Any => session.settling.is_none() && !self.overlaps_anywhere(sid),
             Target::Worker(place) => {
                 let overlaps = self.rules.concurrency > 1 && self.runs_in_line(sid, place);
-                !overlaps && !session.is_settling_elsewhere(Some(place))
+                !overlaps && !session.is_settling_elsewhere(Some(place)) && !self.may_come_back(session, place)
             }
         }
+    }
+
+    /// Whether a strict call is being taken back from there that may be granted there again: none is sent ahead of it.
+    fn may_come_back(&self, session: &Session, place: Place) -> bool {
+        let is_asked = |call: &Call| {
+            call.is_in_line()
+                && call.lease().is_some_and(|lease| matches!(lease.take_back, TakeBack::Asked(Then::RouteAgain)))
+        };
+        session.settling.is_some() && self.leases_of(Sid::from(&session.key), place).any(is_asked)
     }
 
     fn turns_mut(&mut self, target: Target) -> &mut BTreeSet<(u64, Sid)> {
@@ -375,7 +384,7 @@ impl Pool {
                 self.queue.has_moved = true;
                 self.refuse(id, waited_out);
             }
-            (Stage::Ahead(_), _) => self.take_back(id, super::call::Then::Refuse(waited_out)),
+            (Stage::Ahead(_), _) => self.take_back(id, Then::Refuse(waited_out)),
             (Stage::Routing | Stage::Running(_), _) => {}
         }
     }
