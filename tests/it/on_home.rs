@@ -57,7 +57,8 @@ async fn others_wait_for_it_and_those_that_must_not_are_refused() {
     let fast = session.call("os", "getpid", ()).affinity(Affinity::StrictFailFast);
     assert_eq!(code(within("a refusal", fast).await), "worker_busy");
     assert_eq!(code(within("a refusal", session.call("builtins", "range", (3,)).stream::<u8>()).await), "worker_busy");
-    let second = tokio::spawn(session.call("os", "getpid", ()).extract::<u32>());
+    let second = session.call("os", "getpid", ()).affinity(Affinity::StrictQueue).extract::<u32>();
+    let second = tokio::spawn(second);
     // Another session is not held up by it.
     within("a call beside", py.session("b").call("os", "getpid", ()).discard()).await.unwrap();
     assert!(!first.is_finished() && !second.is_finished());

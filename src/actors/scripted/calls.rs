@@ -102,7 +102,7 @@ impl Process {
             let end = match &run.steps[0] {
                 Step::Batch => return self.batch(seq, numbers[0], numbers[1]).await,
                 Step::Close | Step::Exit => {
-                    self.work(seq, self.world.below(3)).await;
+                    self.work(seq, None, self.world.below(3)).await;
                     End::Value(pickled(&()))
                 }
                 first => {
@@ -161,7 +161,8 @@ impl Process {
         } else {
             self.world.below(3)
         };
-        if self.work(seq, length).await {
+        let called = if matches!(first, Step::Method { .. }) { numbers[1] } else { number };
+        if self.work(seq, Some(called), length).await {
             hit("an interrupt is obeyed".into());
             return End::Raised("CallCancelled");
         }
@@ -171,34 +172,36 @@ impl Process {
             return End::Raised(failure);
         }
         if self.world.faults.violations && !self.world.is_calm() && self.world.one_in(12) {
-            let number = if matches!(first, Step::Method { .. }) { numbers[1] } else { number };
-            self.violate(seq, number).await;
+            self.violate(seq, called).await;
         }
-        let number = if matches!(first, Step::Method { .. }) { numbers[1] } else { number };
         match self.world.below(16) {
             0 => End::Raised("ValueError"),
             1 if self.world.faults.taints && self.world.one_in(4) => End::Raised("MemoryError"),
             1 => End::Unsendable,
             _ if steps.contains(&Step::Stream) => {
-                End::Ref(Some(Items { first: number * 1_000, sent: 0, all: self.world.below(40) }))
+                End::Ref(Some(Items { first: called * 1_000, sent: 0, all: self.world.below(40) }))
             }
             _ => match want.first() {
                 Some(1) => End::Ref(None),
                 Some(2) => End::Value(pickled(&())),
                 _ => {
                     let large = self.world.one_in(16).then(|| "x".repeat(40_000));
-                    End::Value(pickled(&(number, large)))
+                    End::Value(pickled(&(called, large)))
                 }
             },
         }
     }
 
     /// Runs for so many milliseconds; whether it was interrupted.
-    async fn work(&self, seq: u64, length: u64) -> bool {
+    async fn work(&self, seq: u64, called: Option<u64>, length: u64) -> bool {
         let until = clock::now().checked_add(Duration::from_millis(length.min(1_000_000)));
         let is_deaf = self.world.faults.deafness && self.world.one_in(3);
         while until.is_none_or(|until| clock::now() < until) && !(length == u64::MAX && self.world.is_calm()) {
-            if self.link().page.interrupted(seq) == seq && !is_deaf {
+            let is_told = self.link().page.interrupted(seq) == seq;
+            if let Some(number) = called.filter(|_| is_told) {
+                self.world.witness().interrupted(number);
+            }
+            if is_told && !is_deaf {
                 return true;
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -319,7 +322,7 @@ impl Process {
         let mut left = asked;
         loop {
             self.may_die("in a batch").await;
-            if self.work(seq, self.world.below(3)).await {
+            if self.work(seq, None, self.world.below(3)).await {
                 return self.answer(seq, End::Raised("CallCancelled")).await;
             }
             let Some((items, is_over)) = self.take_items(id, left) else {

@@ -35,7 +35,23 @@ fn every_seed_keeps_every_promise_and_leaves_nothing_behind() {
         return;
     }
     let layer = Layer { name: "ACTOR", filter: "actors::scripted", seeds: 200, enough: 2_000 };
-    if let Some(reached) = layer.run(World::run) {
+    // What a process opens once, it has then.
+    World::run(0);
+    let before = descriptors();
+    let reached = layer.run(World::run);
+    assert_eq!(descriptors(), before, "descriptors are left");
+    if let Some(reached) = reached {
         reach::check(&reached);
     }
+}
+
+/// Each with what it is of, but for the one that looks.
+fn descriptors() -> Vec<String> {
+    let open = std::fs::read_dir("/proc/self/fd").expect("there is /proc").filter_map(|entry| {
+        let path = entry.ok()?.path();
+        Some(format!("{}: {}", path.display(), std::fs::read_link(&path).ok()?.display()))
+    });
+    let mut open: Vec<String> = open.filter(|one| !one.contains(": /proc/")).collect();
+    open.sort();
+    open
 }

@@ -51,6 +51,7 @@ pub(super) struct Witness {
     pub(super) rehoming: BTreeSet<usize>,
     is_fenced: bool,
     is_faultless: bool,
+    dead: BTreeSet<String>,
     pub(super) violations: Vec<String>,
 }
 
@@ -90,6 +91,8 @@ impl Witness {
             return self.violations.push(format!("call {number} begins, and nobody made it"));
         };
         record.begun.push(worker.to_owned());
+        // What a run before has said is no word of this one.
+        (record.is_finished, record.is_raised, record.is_sent) = (false, false, false);
         let asked = record.asked.clone();
         let (times, never_ran, outcome) = (record.begun.len(), record.never_ran, record.outcome.clone());
         self.check(times <= 1 + usize::from(asked.is_idempotent), || format!("call {number} begins {times} times"));
@@ -114,6 +117,13 @@ impl Witness {
         }
     }
 
+    /// Its worker is told that it is to end.
+    pub(super) fn interrupted(&mut self, number: u64) {
+        let Some(record) = self.calls.get(&number) else { return };
+        let is_wanted = record.asked.has_deadline || record.asked.is_inner || record.outcome.is_some();
+        self.check(is_wanted, || format!("call {number} is interrupted, and nobody wants it to end"));
+    }
+
     /// Its worker is about to say how it ended.
     pub(super) fn finish(&mut self, number: u64, is_raised: bool) {
         if let Some(record) = self.calls.get_mut(&number) {
@@ -132,6 +142,7 @@ impl Witness {
 
     pub(super) fn died(&mut self, worker: &str) {
         self.running.retain(|(_, at), _| at != worker);
+        self.dead.insert(worker.to_owned());
     }
 
     pub(super) fn given_up(&mut self, number: u64) {
@@ -185,6 +196,13 @@ impl Witness {
         self.check(!self.is_faultless || is_fair, || {
             format!("call {number}: nothing is wrong, and it is told {error}")
         });
+        if let Error::WorkerCrashed(crash) = error {
+            let worker = crash.worker.to_string();
+            let was_there = self.calls[&number].begun.last().is_none_or(|at| *at == worker);
+            self.check(was_there && self.dead.contains(&worker), || {
+                format!("call {number} is told of a death in {worker} that it did not die of: {error}")
+            });
+        }
         self.check(!is_lost, || format!("what call {number} has answered is lost: {error}"));
         self.check(code != "internal", || format!("call {number} is told {error}"));
         self.outcome(number, format!("{code} {ran:?}"));
