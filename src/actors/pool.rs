@@ -110,7 +110,8 @@ const REF_BITS: u32 = 36;
 /// How long a zygote may take to tell of a worker that it was asked for, once that is to be killed.
 const FORK_WAIT: Duration = Duration::from_secs(1);
 
-/// When it is told that this process has no descriptors or memory to have a worker forked.
+/// How long a start that failed is kept back, where the cause may pass: above all that this process has no descriptors,
+/// memory or threads for a worker or a zygote.
 const FORK_PAUSE: Duration = Duration::from_millis(100);
 
 /// The zygote's place.
