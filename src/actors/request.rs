@@ -51,6 +51,8 @@ pub(crate) struct Request {
     pub(crate) sent: Option<(Instant, Sent)>,
     /// Which start of its pool it was submitted to.
     pub(crate) era: u64,
+    /// Why the home that it has set was not made ready.
+    pub(crate) not_ready: Option<Box<Error>>,
     /// Done about a value that comes when nobody waits for it any more.
     pub(crate) if_unheard: Option<IfUnheard>,
 }
@@ -123,6 +125,7 @@ impl Drop for Request {
             idempotent: false,
             sent: None,
             era: self.era,
+            not_ready: None,
             if_unheard: None,
         };
         self.hold.actor.do_send(CameBack(Box::new(shell)));

@@ -1,9 +1,8 @@
 //! The requests of one session: each waits here, with its body, until a pool grants or refuses it.
 //!
-//! It decides nothing: pools do. It keeps bodies out of their queues, and brings decision and body
+//! It decides nothing: pools do. It keeps bodies out of their queues, and [`Pending`] brings decision and body
 //! together in whichever order they arrive.
 
-mod ending;
 mod grant;
 mod journal;
 mod panic;
@@ -22,11 +21,11 @@ use crate::error::{Error, Ran};
 use crate::event::EndReason;
 use crate::id::{CallId, PoolName, SessionId, WorkerId};
 use crate::observe::{Handled, Journal, Messages, Who};
+use crate::rules::forgetting::Forgetting;
+use crate::rules::pending::{self, Pending, PendingAction};
 use crate::rules::pool::Refusal;
 use actix::prelude::*;
-use ending::Forgetting;
-use rebuild::{Rebuild, refuse_rebuilt};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
@@ -46,14 +45,9 @@ pub struct SessionActor {
 #[derive(Default)]
 struct Work {
     /// Boxed, since they are passed on three times.
-    waiting: BTreeMap<CallId, Box<Request>>,
-    /// Grants that wait for a body which is on its way back from a worker, and all grants after them:
-    /// else a later call would overtake an earlier one.
-    held: VecDeque<Grant>,
-    /// Calls that set a home which the session's `on_home` makes ready.
-    rebuilding: BTreeMap<CallId, Rebuild>,
-    /// Refusals of calls whose bodies are on their way back.
-    refused: BTreeMap<CallId, Refusal>,
+    pending: Pending<Box<Request>, Grant>,
+    /// The `on_home`s that run, by the calls that have set the homes.
+    on_homes: BTreeMap<CallId, SpawnHandle>,
     /// Every pool that ever got a ticket: each must answer `Forgotten` before this actor may stop.
     pools: Vec<(PoolName, Addr<PoolSupervisor>)>,
     /// How often each of them has started over, where one has.
@@ -84,9 +78,18 @@ impl SessionActor {
         self.work.get_or_insert_default()
     }
 
-    fn use_grants(&mut self, ctx: &mut Context<Self>) {
-        for (request, grant) in self.work().use_grants() {
-            self.rebuild(request, grant, ctx);
+    fn perform(&mut self, ctx: &mut Context<Self>) {
+        while let Some(action) = self.work().pending.poll_action() {
+            match action {
+                PendingAction::Send { body, grant } => send(body, grant),
+                PendingAction::Refuse { body, refusal } => refuse(body, refusal),
+                PendingAction::Withdraw { call } => self.work().withdraw(call),
+                PendingAction::Rebuild { call } => self.rebuild(call, ctx),
+                PendingAction::EndRebuild { call } => self.end_on_home(call, ctx),
+                PendingAction::RebuildFailed { call, why } => self.rebuild_failed(call, why),
+                PendingAction::GiveBack { grant } => drop(grant),
+                PendingAction::Forget { grant } => grant.forget(),
+            }
         }
     }
 
@@ -96,7 +99,7 @@ impl SessionActor {
             && let Some(ending) = work.ending.take()
         {
             // A request that came after the end was never ticketed; its promise says so.
-            for (_, request) in std::mem::take(&mut work.waiting) {
+            for request in work.pending.take_bodies() {
                 refuse_ended(request);
             }
             self.registry.do_send(SessionEnded {
@@ -112,62 +115,49 @@ impl SessionActor {
 }
 
 impl Work {
-    /// Sends what is granted, in the order of the grants, up to the first whose body is not here.
-    ///
-    /// Returns those that set a home which is to be made ready first.
-    #[must_use]
-    fn use_grants(&mut self) -> Vec<(Box<Request>, Grant)> {
-        let mut to_rebuild = Vec::new();
-        while let Some(grant) = self.held.front()
-            && let Some(request) = self.waiting.remove(&grant.call)
-        {
-            match self.held.pop_front() {
-                Some(grant) if grant.rebuild => to_rebuild.push((request, grant)),
-                Some(grant) => self.send(request, grant),
-                None => {}
-            }
-        }
-        to_rebuild
-    }
-
-    /// Sends a call to its worker, unless its caller has left: then the grant goes back, and the body stays until the
-    /// pool says that it was the last. Where it has granted the call anew meanwhile, as when that worker has died,
-    /// another grant is under way, which would wait for the body for ever, and all calls of the session behind it.
-    fn send(&mut self, mut request: Box<Request>, grant: Grant) {
-        if request.promise.is_abandoned() {
-            drop(grant);
-            withdraw(&request);
-            if !mutant!("grant.meets_no_body") {
-                self.waiting.insert(request.call, request);
-            }
-            return;
-        }
-        request.promise.sent_to(&grant.worker, grant.addr.clone());
-        let run = Run { request, on: grant.on };
-        grant.use_for(run);
-    }
-
-    /// Gives a grant back that is held, and is not to be used.
-    fn unhold(&mut self, call: CallId) {
-        self.held.retain(|grant| grant.call != call);
-    }
-
     fn era(&self, pool: &PoolName) -> u64 {
         self.eras.get(pool).copied().unwrap_or(0)
     }
 
-    fn is_held(&self, call: CallId) -> bool {
-        self.held.iter().any(|grant| grant.call == call)
+    /// Asks the pool to forget a call. Its body stays until it has: a grant may be under way.
+    fn withdraw(&self, call: CallId) {
+        if let Some(request) = self.pending.body(call) {
+            request.pool_addr.do_send(Withdrawn { call, session: request.hold.actor.clone() });
+        }
     }
 }
 
-/// Asks the pool to forget a call whose caller has left. Its body stays until it has: a grant may be under way.
-fn withdraw(request: &Request) {
-    request.pool_addr.do_send(Withdrawn { call: request.call, session: request.hold.actor.clone() });
+impl pending::Body for Box<Request> {
+    fn call(&self) -> CallId {
+        self.call
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.promise.is_abandoned()
+    }
+}
+
+impl pending::Grant for Grant {
+    fn call(&self) -> CallId {
+        self.call
+    }
+
+    fn sets_home(&self) -> bool {
+        self.rebuild
+    }
+}
+
+fn send(mut request: Box<Request>, grant: Grant) {
+    request.promise.sent_to(&grant.worker, grant.addr.clone());
+    let run = Run { request, on: grant.on };
+    grant.use_for(run);
 }
 
 fn refuse(mut request: Box<Request>, refusal: Refusal) {
-    let error = refusal::error(refusal, &request);
+    let error = match (&refusal, request.not_ready.take()) {
+        (Refusal::RebuildFailed, Some(error)) => *error,
+        (_, _) => refusal::error(refusal, &request),
+    };
     request.promise.answer(Err(error));
 }
 
@@ -215,7 +205,7 @@ impl Handler<Call> for SessionActor {
         {
             pool.do_send(Forget { session: request.hold.key().clone(), actor: actor.clone() });
         }
-        work.waiting.insert(request.call, request);
+        work.pending.submit(request);
     }
 }
 
@@ -228,19 +218,9 @@ impl Handler<Granted> for SessionActor {
     type Result = ();
 
     fn handle(&mut self, Granted(grant): Granted, ctx: &mut Context<Self>) {
-        let call = grant.call;
-        self.note(Handled::Granted, Some(call), |work| work.outcome_of_grant(&grant));
-        let work = self.work();
-        // The worker of an earlier grant is gone, or has taken the call back unseen.
-        if let Some(mut rebuild) = work.rebuilding.remove(&call) {
-            rebuild.cancel(ctx);
-            work.waiting.insert(call, rebuild.give_back());
-        }
-        if !work.held.is_empty() {
-            work.unhold(call);
-        }
-        work.held.push_back(grant);
-        self.use_grants(ctx);
+        self.note(Handled::Granted, Some(grant.call), |work| work.outcome_of_grant(&grant));
+        self.work().pending.handle_granted(grant);
+        self.perform(ctx);
     }
 }
 
@@ -257,19 +237,8 @@ impl Handler<Refused> for SessionActor {
 
     fn handle(&mut self, Refused { call, refusal }: Refused, ctx: &mut Context<Self>) {
         self.note(Handled::Refused, Some(call), |work| work.outcome_of_refusal(call, &refusal));
-        let work = self.work();
-        if let Some(mut rebuild) = work.rebuilding.remove(&call) {
-            rebuild.cancel(ctx);
-            return refuse_rebuilt(rebuild, refusal);
-        }
-        work.unhold(call);
-        match work.waiting.remove(&call) {
-            Some(request) => refuse(request, refusal),
-            None => {
-                work.refused.insert(call, refusal);
-            }
-        }
-        self.use_grants(ctx);
+        self.work().pending.handle_refused(call, refusal);
+        self.perform(ctx);
     }
 }
 
@@ -284,18 +253,12 @@ impl Handler<CameBack> for SessionActor {
     fn handle(&mut self, CameBack(mut request): CameBack, ctx: &mut Context<Self>) {
         self.note(Handled::CameBack, Some(request.call), |work| work.outcome_of_return(&request));
         let work = self.work();
-        if let Some(refusal) = work.refused.remove(&request.call) {
-            return refuse(request, refusal);
-        }
-        if request.era != work.era(&request.pool) && !mutant!("era.is_ignored") {
+        let is_of_old = request.era != work.era(&request.pool) && !mutant!("era.is_ignored");
+        if is_of_old && work.pending.refusal(request.call).is_none() {
             return panic::answer_for_pool(&mut request);
         }
-        // Its caller may have left while it was away, and nobody would hear of it again.
-        if request.promise.is_abandoned() && !work.is_held(request.call) {
-            withdraw(&request);
-        }
-        work.waiting.insert(request.call, request);
-        self.use_grants(ctx);
+        work.pending.handle_came_back(request);
+        self.perform(ctx);
     }
 }
 
@@ -312,15 +275,12 @@ impl Handler<GiveUp> for SessionActor {
 
     fn handle(&mut self, GiveUp { call, place }: GiveUp, ctx: &mut Context<Self>) {
         self.note(Handled::GiveUp, Some(call), |work| work.outcome_of_giving_up(call, &place));
-        if let Some(rebuild) = self.work().rebuilding.get_mut(&call) {
-            rebuild.cancel(ctx);
-            return rebuild.fail(Error::Cancelled { why: "its caller left".into(), ran: Ran::No });
-        }
-        if let Some(request) = self.work().waiting.get(&call) {
-            withdraw(request);
-        } else if let Some(worker) = place.worker() {
+        if !self.work().pending.give_up(call)
+            && let Some(worker) = place.worker()
+        {
             worker.do_send(Abandon { call });
         }
+        self.perform(ctx);
     }
 }
 
@@ -329,21 +289,17 @@ impl Handler<GiveUp> for SessionActor {
 #[rtype(result = "()")]
 pub(crate) struct WithdrawalSeen {
     pub(crate) call: CallId,
-    /// The pool will say nothing more of it. Else its body stays: the call may be one that came back
-    /// from a worker whose report of that is still under way, and is granted again after it.
+    /// The pool will say nothing more of it.
     pub(crate) is_last: bool,
 }
 
 impl Handler<WithdrawalSeen> for SessionActor {
     type Result = ();
 
-    fn handle(&mut self, seen: WithdrawalSeen, _: &mut Context<Self>) {
-        let is_kept = |work: &Work| !seen.is_last || work.is_held(seen.call);
-        self.note(Handled::WithdrawalSeen, Some(seen.call), |work| if is_kept(work) { "kept" } else { "forgotten" });
-        let work = self.work();
-        if seen.is_last && !work.is_held(seen.call) {
-            work.waiting.remove(&seen.call);
-        }
+    fn handle(&mut self, WithdrawalSeen { call, is_last }: WithdrawalSeen, _: &mut Context<Self>) {
+        let is_over = |work: &Work| work.pending.is_forgotten_by(call, is_last);
+        self.note(Handled::WithdrawalSeen, Some(call), |work| if is_over(work) { "forgotten" } else { "kept" });
+        self.work().pending.handle_withdrawal_seen(call, is_last);
     }
 }
 
@@ -372,13 +328,11 @@ impl Handler<End> for SessionActor {
         for (_, pool) in &work.pools {
             pool.do_send(Forget { session: key.clone(), actor: ctx.address() });
         }
-        for rebuild in work.rebuilding.values_mut() {
-            rebuild.cancel(ctx);
-            rebuild.fail(Error::Cancelled { why: format!("session {} has ended", key.id()).into(), ran: Ran::No });
-        }
+        work.pending.end();
         let pools = Forgetting::of(work.pools.iter().map(|(name, _)| name));
         let done = end.done.into_iter().collect();
         work.ending = Some(Ending { reason: end.reason, pools, namespaces: Vec::new(), done });
+        self.perform(ctx);
         self.stop_if_over(ctx);
     }
 }
@@ -491,7 +445,7 @@ impl Handler<SessionStatus> for SessionActor {
         let work = self.work.as_deref();
         SessionReport {
             id: self.state.key.id().clone(),
-            waiting: work.map_or(0, |work| work.waiting.len()),
+            waiting: work.map_or(0, |work| work.pending.bodies().count()),
             refs: self.state.refs(),
             pools: work.map_or_else(Vec::new, |work| work.pools.iter().map(|(name, _)| name.clone()).collect()),
         }

@@ -618,6 +618,7 @@ impl Draft {
             idempotent,
             sent: None,
             era: 0,
+            not_ready: None,
             if_unheard,
         })));
         Ok(Waiting { call, answer, parts, early: None, place, actor, over: false })

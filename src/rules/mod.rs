@@ -1,4 +1,4 @@
-//! Every decision, as pure state machines: no clock, no I/O, no random source, no bodies.
+//! Every decision, as pure state machines: no clock, no I/O, no random source, no look into a body.
 //!
 //! Each machine has the same face: `handle_*(…, now)` for what happened, plain verbs for what is
 //! wanted, `handle_timeout(now)` when the moment of `poll_timeout()` has come, and `poll_action()`
@@ -18,9 +18,11 @@ macro_rules! reach {
 }
 
 pub(crate) mod address;
+pub(crate) mod forgetting;
 pub(crate) mod heartbeat;
 pub(crate) mod lane;
 pub(crate) mod memory;
+pub(crate) mod pending;
 pub(crate) mod poison;
 pub(crate) mod pool;
 pub(crate) mod refs;

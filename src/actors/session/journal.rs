@@ -40,47 +40,49 @@ impl Work {
 
     pub(super) fn outcome_of_grant(&self, grant: &Grant) -> String {
         let (worker, rebuild) = (&grant.worker, grant.rebuild);
-        match self.waiting.get(&grant.call) {
-            Some(request) if self.held.is_empty() && request.promise.is_abandoned() => {
+        let is_next = self.pending.held().next().is_none();
+        match self.pending.body(grant.call).filter(|_| is_next) {
+            Some(request) if request.promise.is_abandoned() => {
                 format!("its caller has left, {worker} is given back")
             }
-            Some(_) if self.held.is_empty() && rebuild && self.ending.is_some() => {
+            Some(_) if rebuild && self.ending.is_some() => {
                 format!("its session has ended, {worker} is given back")
             }
-            Some(_) if self.held.is_empty() && rebuild => format!("its on_home runs in {worker}"),
-            Some(_) if self.held.is_empty() => format!("sent to {worker}"),
-            Some(_) | None => format!("{worker}, held until a body is back"),
+            Some(_) if rebuild => format!("its on_home runs in {worker}"),
+            Some(_) => format!("sent to {worker}"),
+            None => format!("{worker}, held until a body is back"),
         }
     }
 
     pub(super) fn outcome_of_refusal(&self, call: CallId, refusal: &Refusal) -> String {
         let code = refusal::code(refusal);
-        if self.rebuilding.contains_key(&call) {
+        if self.pending.rebuilding(call).is_some() {
             return code.to_owned();
         }
-        match self.waiting.contains_key(&call) {
+        match self.pending.body(call).is_some() {
             true => code.to_owned(),
             false => format!("{code}, held until its body is back"),
         }
     }
 
     pub(super) fn outcome_of_return(&self, request: &Request) -> String {
-        if let Some(refusal) = self.refused.get(&request.call) {
+        if let Some(refusal) = self.pending.refusal(request.call) {
             return refusal::code(refusal).to_owned();
         }
-        match self.held.iter().position(|grant| grant.call == request.call) {
-            Some(0) => format!("sent to {}", self.held[0].worker),
-            Some(_) => "waits for a body that was granted before".to_owned(),
+        let mut held = self.pending.held().enumerate();
+        match held.find(|(_, grant)| grant.call == request.call) {
+            Some((0, grant)) => format!("sent to {}", grant.worker),
+            Some((_, _)) => "waits for a body that was granted before".to_owned(),
             None if request.promise.is_abandoned() => "its caller has left, withdrawn".to_owned(),
             None => "waits".to_owned(),
         }
     }
 
     pub(super) fn outcome_of_giving_up(&self, call: CallId, place: &Place) -> &'static str {
-        if self.rebuilding.contains_key(&call) {
+        if self.pending.rebuilding(call).is_some() {
             return "its on_home is ended";
         }
-        match self.waiting.contains_key(&call) {
+        match self.pending.body(call).is_some() {
             true => "withdrawn",
             false if place.worker().is_some() => "abandoned in its worker",
             false => "over before",

@@ -1,6 +1,6 @@
 //! What a session does after a panic: its own, or that of a pool's supervisor, which has started over.
 
-use super::{End, SessionActor, Work, withdraw};
+use super::{End, SessionActor, Work};
 use crate::actors::pool::{Forget, SessionsTold};
 use crate::actors::request::Request;
 use crate::error::{Error, Ran};
@@ -13,19 +13,22 @@ impl Supervised for SessionActor {
     /// What waits here is answered, since nobody knows what else of it was lost; all of it is withdrawn, and its
     /// grants go back. What runs in a worker goes on.
     fn restarting(&mut self, ctx: &mut Context<Self>) {
-        self.note(Handled::Panicked, None, |work| format!("answers all that wait here: {}", work.waiting.len()));
+        self.note(Handled::Panicked, None, |work| {
+            format!("answers all that wait here: {}", work.pending.bodies().count())
+        });
         let actor = ctx.address();
         let key = self.state.key.clone();
         let ended = self.state.ended();
         let work = self.work();
-        for request in work.waiting.values_mut() {
-            request.promise.answer(Err(Error::internal("the actor of its session panicked", Ran::No)));
-            withdraw(request);
+        for request in work.pending.lose(|_| true) {
+            request.promise.answer(Err(lost()));
         }
-        for rebuild in work.rebuilding.values_mut() {
-            rebuild.forget_task();
-            rebuild.fail(Error::internal("the actor of its session panicked", Ran::No));
+        // With them the tasks have gone, and their numbers are given again.
+        work.on_homes.clear();
+        for call in work.pending.all_rebuilding().collect::<Vec<_>>() {
+            work.fail_rebuild(call, lost());
         }
+        work.pending.use_grants();
         if let Some(ending) = &mut work.ending {
             // The answer of a pool may have been what was lost.
             ending.pools.ask_again();
@@ -38,7 +41,7 @@ impl Supervised for SessionActor {
             // Or the word that it has ended.
             actor.do_send(End { reason, done: None });
         }
-        self.use_grants(ctx);
+        self.perform(ctx);
         self.stop_if_over(ctx);
     }
 }
@@ -64,34 +67,31 @@ impl Handler<StartedOver> for SessionActor {
             format!("answers all that wait for pool {pool}: {}", work.of(&pool))
         });
         let work = self.work();
-        work.held.retain(|grant| grant.worker.pool() != &pool);
-        let failed: Vec<_> = work.rebuilding.iter().filter(|(_, rebuild)| *rebuild.pool() == pool).collect();
-        for call in failed.into_iter().map(|(call, _)| *call).collect::<Vec<_>>() {
-            if let Some(mut rebuild) = work.rebuilding.remove(&call) {
-                rebuild.cancel(ctx);
-                answer_for_pool(&mut rebuild.give_back());
-            }
-        }
         // The pool may have got the tickets of some after it started over.
-        for request in work.waiting.values_mut().filter(|request| request.pool == pool) {
+        work.pending.lose_grants(|grant| *grant.worker.pool() == pool);
+        for request in work.pending.lose(|request| request.pool == pool) {
             answer_for_pool(request);
-            withdraw(request);
         }
+        work.pending.use_grants();
         if let Some(ending) = &work.ending
             && ending.pools.waits_for(&pool)
             && let Some((_, pool)) = work.pools.iter().find(|(name, _)| *name == pool)
         {
             pool.do_send(Forget { session: key, actor: ctx.address() });
         }
+        self.perform(ctx);
         drop(told);
-        self.use_grants(ctx);
     }
 }
 
 impl Work {
     fn of(&self, pool: &PoolName) -> usize {
-        self.waiting.values().filter(|request| request.pool == *pool).count()
+        self.pending.bodies().filter(|request| request.pool == *pool).count()
     }
+}
+
+fn lost() -> Error {
+    Error::internal("the actor of its session panicked", Ran::No)
 }
 
 /// A call that never began, and which its pool has lost.

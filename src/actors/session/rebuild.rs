@@ -1,74 +1,22 @@
 //! A new home that the session makes ready before the call that set it: its `on_home`.
 
-use super::{Grant, SessionActor, refuse};
+use super::{SessionActor, Work, ended};
 use crate::actors::pool::{RebuildFailed, Rebuilt};
-use crate::actors::request::Request;
 use crate::actors::scope::{NewHome, Scope, Scoped};
 use crate::error::{Error, Ran};
-use crate::id::{CallId, PoolName};
-use crate::rules::pool::Refusal;
+use crate::id::CallId;
+use crate::rules::pending::NotReady;
 use actix::prelude::*;
 use futures::FutureExt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-pub(super) struct Rebuild {
-    request: Box<Request>,
-    grant: Grant,
-    /// The `on_home`, unless it has ended with a panic of the actor: its number is given again then.
-    task: Option<SpawnHandle>,
-    /// Why it ended, once the pool was told that it failed.
-    error: Option<Error>,
-}
-
-impl Rebuild {
-    /// Ends the `on_home`.
-    pub(super) fn cancel(&mut self, ctx: &mut Context<SessionActor>) {
-        if let Some(task) = self.task.take() {
-            ctx.cancel_future(task);
-        }
-    }
-
-    /// The actor has panicked, and its tasks are gone.
-    pub(super) fn forget_task(&mut self) {
-        self.task = None;
-    }
-
-    /// The call was granted another worker meanwhile: this one gets its lease back.
-    pub(super) fn give_back(self) -> Box<Request> {
-        self.request
-    }
-
-    pub(super) fn pool(&self) -> &PoolName {
-        &self.request.pool
-    }
-
-    /// The home will not be ready: the pool refuses the call, unless it has done so.
-    pub(super) fn fail(&mut self, error: Error) {
-        if self.error.is_none() {
-            self.error = Some(error);
-            let (call, worker) = (self.grant.call, self.grant.worker.clone());
-            self.request.pool_addr.do_send(RebuildFailed { call, worker });
-        }
-    }
-}
-
 impl SessionActor {
     /// Runs the session's `on_home`, then sends the call.
-    pub(super) fn rebuild(&mut self, request: Box<Request>, grant: Grant, ctx: &mut Context<Self>) {
-        let call = request.call;
-        let needless = if self.work().ending.is_some() {
-            Some(format!("session {} has ended", request.hold.id()))
-        } else {
-            request.promise.is_abandoned().then(|| "its caller left".to_owned())
-        };
-        // Nobody would come to end it.
-        if let Some(why) = needless {
-            let mut rebuild = Rebuild { request, grant, task: None, error: None };
-            rebuild.fail(Error::Cancelled { why: why.into(), ran: Ran::No });
-            self.work().rebuilding.insert(call, rebuild);
-            return;
-        }
+    pub(super) fn rebuild(&mut self, call: CallId, ctx: &mut Context<Self>) {
+        let pending = &self.work().pending;
+        // It was ended by a panic before it began.
+        let Some((request, _)) = pending.rebuilding(call).filter(|_| pending.is_made_ready(call)) else { return };
         let hold = Arc::clone(&request.hold);
         let (deadline, timeout) = (request.deadline, request.timeout.unwrap_or_default());
         let scope = Scope {
@@ -98,41 +46,52 @@ impl SessionActor {
                 }
             }
             .into_actor(self)
-            .map(move |outcome, this, _| this.on_rebuilt(call, outcome)),
+            .map(move |outcome, this, ctx| this.on_rebuilt(call, outcome, ctx)),
         );
-        self.work().rebuilding.insert(call, Rebuild { request, grant, task: Some(task), error: None });
+        self.work().on_homes.insert(call, task);
     }
 
-    fn on_rebuilt(&mut self, call: CallId, outcome: Result<(), Error>) {
+    fn on_rebuilt(&mut self, call: CallId, outcome: Result<(), Error>, ctx: &mut Context<Self>) {
         let work = self.work();
+        work.on_homes.remove(&call);
         match outcome {
             Ok(()) => {
-                if let Some(Rebuild { request, grant, .. }) = work.rebuilding.remove(&call) {
+                if let Some((request, grant)) = work.pending.rebuilding(call) {
                     request.pool_addr.do_send(Rebuilt { call, worker: grant.worker.clone() });
-                    work.send(request, grant);
                 }
+                work.pending.handle_rebuilt(call);
             }
-            Err(error) => {
-                if let Some(rebuild) = work.rebuilding.get_mut(&call) {
-                    rebuild.fail(error);
-                }
+            Err(error) => work.fail_rebuild(call, error),
+        }
+        self.perform(ctx);
+    }
+
+    pub(super) fn rebuild_failed(&mut self, call: CallId, why: NotReady) {
+        let Some((request, grant)) = self.work().pending.rebuilding_mut(call) else { return };
+        match why {
+            NotReady::SessionEnded => request.not_ready = Some(Box::new(ended(&request.hold))),
+            NotReady::CallerLeft => {
+                request.not_ready = Some(Box::new(Error::Cancelled { why: "its caller left".into(), ran: Ran::No }));
             }
+            NotReady::Failed => {}
+        }
+        request.pool_addr.do_send(RebuildFailed { call, worker: grant.worker.clone() });
+    }
+
+    pub(super) fn end_on_home(&mut self, call: CallId, ctx: &mut Context<Self>) {
+        if let Some(task) = self.work().on_homes.remove(&call) {
+            ctx.cancel_future(task);
         }
     }
 }
 
-/// The call's home was not ready; what the pool says comes first, unless that is it.
-pub(super) fn refuse_rebuilt(rebuild: Rebuild, refusal: Refusal) {
-    let Rebuild { mut request, grant, error, .. } = rebuild;
-    match (refusal, error) {
-        (Refusal::RebuildFailed, Some(error)) => {
-            grant.forget();
-            request.promise.answer(Err(error));
-        }
-        (refusal, _) => {
-            // Its worker is gone, and the pool waits for the request that was never sent.
-            drop(grant);
-            refuse(request, refusal);
+impl Work {
+    pub(super) fn fail_rebuild(&mut self, call: CallId, error: Error) {
+        if self.pending.is_made_ready(call)
+            && let Some((request, _)) = self.pending.rebuilding_mut(call)
+        {
+            request.not_ready = Some(Box::new(error));
+            self.pending.fail_rebuild(call, NotReady::Failed);
         }
     }
 }

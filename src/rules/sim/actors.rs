@@ -1,4 +1,4 @@
-//! The shells of sessions and workers, as the real ones have to behave, and the steps of a process.
+//! The shell of a worker, as the real one has to behave, and the steps of its process.
 
 use super::process::{Life, Process};
 use super::reach;
@@ -7,47 +7,8 @@ use super::world::{Mailbox, Message, World};
 use crate::id::{CallId, RefId, SessionKey, WorkerId};
 use crate::rules::heartbeat::{HeartAction, Heartbeat};
 use crate::rules::lane::{Granted, Lane, LaneAction, Sent, Verdict};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::time::Duration;
-
-#[derive(Debug, Default)]
-pub(super) struct SessionActor {
-    pub(super) calls: BTreeMap<CallId, Request>,
-    /// Grants that wait for a body, and all after them: else a later call would overtake.
-    held: VecDeque<Grant>,
-    /// Calls that set a home which is being made ready, and whether the pool was told that it will not be.
-    rebuilding: BTreeMap<CallId, (Grant, bool)>,
-    /// It has ended, and whether a ticket was sent since the pool was told to forget it.
-    ending: Option<bool>,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct Grant {
-    pub(super) call: CallId,
-    pub(super) worker: WorkerId,
-    pub(super) on: Option<CallId>,
-    pub(super) rebuild: bool,
-}
-
-#[derive(Debug)]
-pub(super) struct Request {
-    body: Body,
-    is_given_up: bool,
-}
-
-impl SessionActor {
-    /// Takes a grant that is held, and is not to be used.
-    fn unhold(&mut self, call: CallId) -> Option<WorkerId> {
-        let at = self.held.iter().position(|grant| grant.call == call)?;
-        self.held.remove(at).map(|grant| grant.worker)
-    }
-}
-
-#[derive(Debug)]
-enum Body {
-    Here,
-    At(WorkerId),
-}
 
 pub(super) struct WorkerActor {
     pub(super) lane: Lane,
@@ -71,177 +32,6 @@ impl WorkerActor {
 }
 
 impl World {
-    pub(super) fn tell_session(&mut self, session: u64, message: Message) {
-        match message {
-            Message::Submit(mut ticket) => {
-                let actor = self.actors.get_mut(&session).expect("a session takes calls while it lives");
-                if let Some(had_ticket) = &mut actor.ending {
-                    *had_ticket = true;
-                    ticket.has_ended = true;
-                    reach::hit("a call of an ended session, in a callback".into());
-                }
-                actor.calls.insert(ticket.call, Request { body: Body::Here, is_given_up: false });
-                self.post(Mailbox::Pool, Message::Ticket(ticket));
-            }
-            Message::Forget(key) => {
-                self.post(Mailbox::Pool, Message::Forget(key));
-                if let Some(actor) = self.actors.get_mut(&session) {
-                    actor.ending = Some(false);
-                }
-                let calls: Vec<CallId> = self.actors[&session].rebuilding.keys().copied().collect();
-                for call in calls {
-                    self.fail_rebuild(session, call);
-                }
-            }
-            Message::Reset(key) => self.post(Mailbox::Pool, Message::Reset(key)),
-            Message::GiveUp(call) => self.on_given_up(session, call),
-            Message::Grant(grant) => self.on_grant(session, grant),
-            Message::RebuildEnds(call, worker, is_ready) => self.on_rebuild_ends(session, call, &worker, is_ready),
-            Message::Refuse(call, not_ready) => {
-                let actor = self.actors.get_mut(&session).expect("nothing is refused that is forgotten");
-                actor.calls.remove(&call);
-                if let Some((Grant { worker, .. }, _)) = actor.rebuilding.remove(&call) {
-                    reach::hit("refused while its home is made ready".into());
-                    if !not_ready {
-                        self.post(Mailbox::Pool, Message::Returned(call, worker));
-                    }
-                } else if let Some(worker) = actor.unhold(call) {
-                    self.post(Mailbox::Pool, Message::Returned(call, worker));
-                }
-                self.answer(call, Outcome::Refused, Vec::new());
-                self.use_grants(session);
-            }
-            Message::BodyBack(call) => self.on_body_back(session, call),
-            Message::Ended(call) => {
-                let actor = self.actors.get_mut(&session).expect("a session with an open lease lives");
-                actor.calls.remove(&call);
-            }
-            Message::Forgotten(key, namespace) => {
-                let actor = self.actors.get_mut(&session).expect("a session is forgotten once");
-                if actor.ending == Some(true) {
-                    reach::hit("a session is forgotten again".into());
-                    actor.ending = Some(false);
-                    self.post(Mailbox::Pool, Message::Forget(key.clone()));
-                } else {
-                    assert!(actor.calls.is_empty(), "{key} is forgotten with {:?}", actor.calls);
-                    self.actors.remove(&session);
-                }
-                self.post(Mailbox::Registry, Message::SessionForgotten(key, namespace));
-            }
-            other => panic!("{other:?} is not for a session"),
-        }
-    }
-
-    fn on_given_up(&mut self, session: u64, call: CallId) {
-        // Only callers may write to a session that has stopped: it has told them all.
-        let Some(actor) = self.actors.get_mut(&session) else { return };
-        let Some(request) = actor.calls.get_mut(&call) else { return };
-        match &request.body {
-            Body::Here if actor.rebuilding.contains_key(&call) => {
-                request.is_given_up = true;
-                self.fail_rebuild(session, call);
-            }
-            Body::Here => {
-                actor.calls.remove(&call);
-                match actor.unhold(call) {
-                    Some(worker) => self.post(Mailbox::Pool, Message::Returned(call, worker)),
-                    None => self.post(Mailbox::Pool, Message::Withdrawn(call)),
-                }
-                self.use_grants(session);
-            }
-            Body::At(worker) => {
-                request.is_given_up = true;
-                let worker = worker.clone();
-                self.post(Mailbox::Worker(worker), Message::Cancel(call));
-            }
-        }
-    }
-
-    fn on_grant(&mut self, session: u64, grant: Grant) {
-        let call = grant.call;
-        let actor = self.actors.get_mut(&session).expect("nothing is granted that is forgotten");
-        let Some(request) = actor.calls.get(&call) else {
-            reach::hit("grant meets a call that was given up".into());
-            return self.post(Mailbox::Pool, Message::Returned(call, grant.worker));
-        };
-        if let Body::At(_) = request.body {
-            reach::hit("grant before the body is back".into());
-        }
-        // The worker of an earlier grant is gone, or has taken the call back unseen.
-        let rebuilt_in = actor.rebuilding.remove(&call).map(|(grant, _)| grant.worker);
-        let earlier = actor.unhold(call).or(rebuilt_in);
-        actor.held.push_back(grant);
-        if let Some(worker) = earlier {
-            self.post(Mailbox::Pool, Message::Returned(call, worker));
-        }
-        self.use_grants(session);
-    }
-
-    /// Sends what is granted, in the order of the grants, up to the first whose body is not here.
-    fn use_grants(&mut self, session: u64) {
-        while let Some(actor) = self.actors.get_mut(&session)
-            && let Some(grant) = actor.held.front().cloned()
-        {
-            let Grant { call, worker, on, rebuild } = grant.clone();
-            let request = actor.calls.get_mut(&call).expect("a grant is held for a call that waits");
-            if let Body::At(_) = request.body {
-                return;
-            }
-            actor.held.pop_front();
-            if rebuild {
-                actor.rebuilding.insert(call, (grant, false));
-                let is_ready = !self.random.one_in(3);
-                self.post(Mailbox::Session(session), Message::RebuildEnds(call, worker, is_ready));
-            } else if request.is_given_up {
-                actor.calls.remove(&call);
-                self.post(Mailbox::Pool, Message::Returned(call, worker));
-            } else {
-                request.body = Body::At(worker.clone());
-                self.post(Mailbox::Worker(worker), Message::Request(call, on));
-            }
-        }
-    }
-
-    /// The `on_home` of a session has ended, unless it was ended before.
-    fn on_rebuild_ends(&mut self, session: u64, call: CallId, worker: &WorkerId, is_ready: bool) {
-        let Some(actor) = self.actors.get_mut(&session) else { return };
-        match actor.rebuilding.get(&call).filter(|(grant, _)| grant.worker == *worker) {
-            Some((_, false)) if is_ready => {
-                reach::hit("a home is made ready".into());
-                let (grant, _) = actor.rebuilding.remove(&call).expect("it was just found");
-                actor.held.push_front(Grant { rebuild: false, ..grant });
-                self.post(Mailbox::Pool, Message::Rebuilt(call, worker.clone()));
-                self.use_grants(session);
-            }
-            Some((_, false)) => self.fail_rebuild(session, call),
-            Some((_, true)) | None => {}
-        }
-    }
-
-    fn fail_rebuild(&mut self, session: u64, call: CallId) {
-        let actor = self.actors.get_mut(&session).expect("it makes a home ready");
-        if let Some((grant, is_told)) = actor.rebuilding.get_mut(&call)
-            && !std::mem::replace(is_told, true)
-        {
-            let worker = grant.worker.clone();
-            self.post(Mailbox::Pool, Message::RebuildFailed(call, worker));
-        }
-    }
-
-    fn on_body_back(&mut self, session: u64, call: CallId) {
-        let actor = self.actors.get_mut(&session).expect("a session waits for its bodies");
-        let Some(request) = actor.calls.get_mut(&call) else { return };
-        request.body = Body::Here;
-        if request.is_given_up {
-            reach::hit("given up while its body is on the way back".into());
-            if !actor.held.iter().any(|grant| grant.call == call) {
-                actor.calls.remove(&call);
-                self.post(Mailbox::Pool, Message::Withdrawn(call));
-            }
-        }
-        self.use_grants(session);
-    }
-
     pub(super) fn tell_worker(&mut self, worker: &WorkerId, message: Message) {
         let now = self.now;
         let Some(actor) = self.workers.get_mut(worker) else {
@@ -348,7 +138,7 @@ impl World {
         if !refs.is_empty() {
             self.post(Mailbox::Registry, Message::Made(replied.session.clone(), worker.clone(), refs.clone()));
         }
-        self.post(Mailbox::Session(replied.session.incarnation()), Message::Ended(replied.call));
+        self.sent.remove(&replied.call);
         if replied.is_awaited {
             let refs = refs.into_iter().map(|id| (id, worker.clone())).collect();
             self.answer(replied.call, Outcome::Value, refs);
@@ -380,8 +170,7 @@ impl World {
             self.post(Mailbox::Pool, Message::Passed(call, worker.clone()));
         }
         for call in death.over {
-            let session = self.witness.calls[&call].session;
-            self.post(Mailbox::Session(session), Message::Ended(call));
+            self.sent.remove(&call);
         }
         for call in waiting {
             self.give_up_callback(call);
@@ -449,11 +238,7 @@ impl World {
                     self.post(Mailbox::Pool, Message::Kept(call));
                 }
                 LaneAction::Passed { call } => self.post(Mailbox::Pool, Message::Passed(call, worker.clone())),
-                LaneAction::Over { call } => {
-                    let session = self.witness.calls[&call].session;
-                    self.post(Mailbox::Pool, Message::LeaseOver(call, 0));
-                    self.post(Mailbox::Session(session), Message::Ended(call));
-                }
+                LaneAction::Over { call } => self.post(Mailbox::Pool, Message::LeaseOver(call, 0)),
                 LaneAction::Taint { how_long } => self.post(Mailbox::Pool, Message::Taint(worker.clone(), how_long)),
                 LaneAction::Kill { .. } => {
                     reach::hit("overran".into());
@@ -471,10 +256,14 @@ impl World {
             }
             Verdict::Cancelled { .. } => {}
         }
+        self.sent.remove(&call);
     }
 
+    /// There is none of a call whose caller was answered.
     fn body_back(&mut self, call: CallId) {
-        let session = self.witness.calls[&call].session;
-        self.post(Mailbox::Session(session), Message::BodyBack(call));
+        if let Some((body, _)) = self.sent.remove(&call) {
+            let session = self.witness.calls[&call].session;
+            self.post(Mailbox::Session(session), Message::CameBack(body));
+        }
     }
 }

@@ -11,6 +11,7 @@ mod process;
 pub(crate) mod random;
 pub(crate) mod reach;
 pub(crate) mod seeds;
+mod sessions;
 mod threads;
 mod witness;
 mod world;

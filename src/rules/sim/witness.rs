@@ -5,6 +5,8 @@ use crate::config::Affinity;
 use crate::id::{CallId, SessionKey, WorkerId};
 use crate::rules::pool::{LineView, Pool, Standing};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +33,8 @@ pub(super) struct Record {
     pub(super) deadline: Option<Instant>,
     pub(super) timeout: Option<Duration>,
     pub(super) outcome: Option<Outcome>,
+    /// It has one, as whoever has its body sees.
+    pub(super) is_abandoned: Arc<AtomicBool>,
     pub(super) ran_at: Option<WorkerId>,
     pub(super) may_rerun: bool,
     /// How often it was sent back though it had begun.
@@ -61,6 +65,7 @@ impl Witness {
             Some(earlier) => panic!("{call} is answered twice: {earlier:?}, then {outcome:?}"),
             None => record.outcome = Some(outcome),
         }
+        record.is_abandoned.store(true, Ordering::Relaxed);
         if never_ran(outcome) && record.reruns == 0 {
             assert_eq!(record.ran_at, None, "{call} has {outcome:?}, and it ran");
         }

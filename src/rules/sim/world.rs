@@ -9,10 +9,11 @@ pub(super) use mail::{Mailbox, Message};
 
 use self::clients::User;
 use self::faults::Faults;
-use super::actors::{SessionActor, WorkerActor};
+use super::actors::WorkerActor;
 use super::callbacks::Callback;
 use super::random::Random;
 use super::seeds::setting;
+use super::sessions::{Body, SessionActor};
 use super::witness::Witness;
 use crate::config::{Affinity, OnWorkerLost, PoolConfig};
 use crate::event::EndReason;
@@ -44,6 +45,8 @@ pub(super) struct World {
     sessions: Sessions,
     pub(super) actors: BTreeMap<u64, SessionActor>,
     pub(super) workers: BTreeMap<WorkerId, WorkerActor>,
+    /// The bodies of calls that are with a worker, or on their way there.
+    pub(super) sent: BTreeMap<CallId, (Body, WorkerId)>,
     pub(super) users: BTreeMap<u64, User>,
     /// By the calls that wait for them.
     pub(super) callbacks: BTreeMap<CallId, Callback>,
@@ -102,6 +105,7 @@ impl World {
         }
         world.until("the pool has stopped", |world| world.is_stopped && world.workers.is_empty());
         assert_eq!(world.sessions.len(), 0);
+        assert!(world.sent.is_empty(), "bodies outlive their calls: {:?}", world.sent);
         assert!(world.callbacks.is_empty(), "callbacks outlive their calls: {:?}", world.callbacks);
         world.trace
     }
@@ -165,6 +169,7 @@ impl World {
             sessions: Sessions::new(max_sessions),
             actors: BTreeMap::new(),
             workers: BTreeMap::new(),
+            sent: BTreeMap::new(),
             users: BTreeMap::new(),
             callbacks: BTreeMap::new(),
             witness: Witness::default(),

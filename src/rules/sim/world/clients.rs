@@ -5,9 +5,10 @@ use crate::config::{Affinity, OnWorkerLost};
 use crate::event::EndReason;
 use crate::id::{CallId, RefId, SessionKey, WorkerId};
 use crate::rules::pool::{Purpose, Ticket};
-use crate::rules::sim::actors::SessionActor;
 use crate::rules::sim::reach;
+use crate::rules::sim::sessions::{Body, SessionActor};
 use crate::rules::sim::witness::{Outcome, Record};
+use std::sync::Arc;
 
 /// A session as its user knows it.
 pub(in crate::rules::sim) struct User {
@@ -113,11 +114,13 @@ impl World {
             deadline,
             timeout,
             outcome: None,
+            is_abandoned: Arc::default(),
             ran_at: None,
             may_rerun: false,
             reruns: 0,
             rerun_at: None,
         };
+        let body = Body { call, is_abandoned: Arc::clone(&record.is_abandoned) };
         self.witness.calls.insert(call, record);
         let is_idempotent = self.random.one_in(3);
         let ticket = Ticket {
@@ -143,7 +146,7 @@ impl World {
         if uses_namespace && (self.rehomes || ticket.on_worker_lost.is_some()) {
             self.witness.may_always_start_anew(session);
         }
-        self.post(Mailbox::Session(session), Message::Submit(ticket));
+        self.post(Mailbox::Session(session), Message::Submit(ticket, body));
         call
     }
 

@@ -1,8 +1,8 @@
 //! Where messages go in a simulated world, and which there are.
 
 use crate::id::{CallId, RefId, SessionKey, WorkerId};
-use crate::rules::pool::Ticket;
-use crate::rules::sim::actors::Grant;
+use crate::rules::pool::{Refusal, Ticket};
+use crate::rules::sim::sessions::{Body, Grant};
 use std::time::Duration;
 
 /// A mailbox: what is posted to it is handled in that order.
@@ -57,15 +57,15 @@ pub(in crate::rules::sim) enum Message {
     SessionForgotten(SessionKey, Option<WorkerId>),
     WorkerGone(WorkerId),
 
-    Submit(Ticket),
+    Submit(Ticket, Body),
     GiveUp(CallId),
     Grant(Grant),
-    /// Whether its home was not ready.
-    Refuse(CallId, bool),
+    Refuse(CallId, Refusal),
     /// Whether the home that the call set is ready.
     RebuildEnds(CallId, WorkerId, bool),
-    BodyBack(CallId),
-    Ended(CallId),
+    CameBack(Body),
+    /// Whether that was the last word on it.
+    WithdrawalSeen(CallId, bool),
     Forgotten(SessionKey, Option<WorkerId>),
 
     /// With the call of its tree that it is to run on top of.

@@ -7,9 +7,10 @@ use crate::rules::heartbeat::Heartbeat;
 use crate::rules::pool::{Action, Refusal};
 use crate::rules::refs::RefAction;
 use crate::rules::session::SessionAction;
-use crate::rules::sim::actors::{Grant, WorkerActor};
+use crate::rules::sim::actors::WorkerActor;
 use crate::rules::sim::process::Life;
 use crate::rules::sim::reach;
+use crate::rules::sim::sessions::Grant;
 
 /// To recount all takes longer than all else in a step.
 const AUDITED_STEPS: u64 = 16;
@@ -20,7 +21,9 @@ impl World {
         match message {
             Message::Ticket(ticket) => pool.handle_ticket(ticket, now),
             Message::Withdrawn(call) => {
-                pool.handle_withdrawn(call, now);
+                let is_last = pool.handle_withdrawn(call, now);
+                let session = self.witness.calls[&call].session;
+                self.post(Mailbox::Session(session), Message::WithdrawalSeen(call, is_last));
             }
             Message::Rebuilt(call, worker) => pool.handle_rebuilt(call, &worker, now),
             Message::RebuildFailed(call, worker) => pool.handle_rebuild_failed(call, &worker, now),
@@ -79,8 +82,7 @@ impl World {
                     if let Refusal::QueueTimeout { waited } = refusal {
                         self.witness.waited_out(call, waited, self.now);
                     }
-                    let not_ready = refusal == Refusal::RebuildFailed;
-                    self.post(Mailbox::Session(session.incarnation()), Message::Refuse(call, not_ready));
+                    self.post(Mailbox::Session(session.incarnation()), Message::Refuse(call, refusal));
                 }
                 Action::TakeBack { call, worker } => self.post(Mailbox::Worker(worker), Message::TakeBack(call)),
                 Action::DropTakeBack { call, worker } => {

@@ -10,16 +10,16 @@ use std::collections::BTreeMap;
 /// The pools that have been told to forget it and have not answered, and whether each was sent a ticket
 /// since.
 #[derive(Default)]
-pub(super) struct Forgetting(BTreeMap<PoolName, bool>);
+pub(crate) struct Forgetting(BTreeMap<PoolName, bool>);
 
 impl Forgetting {
-    pub(super) fn of<'a>(pools: impl IntoIterator<Item = &'a PoolName>) -> Self {
+    pub(crate) fn of<'a>(pools: impl IntoIterator<Item = &'a PoolName>) -> Self {
         Self(pools.into_iter().map(|pool| (pool.clone(), false)).collect())
     }
 
     /// A ticket goes to that pool. `true`: it is to be told behind it.
     #[must_use]
-    pub(super) fn on_ticket(&mut self, pool: &PoolName) -> bool {
+    pub(crate) fn on_ticket(&mut self, pool: &PoolName) -> bool {
         match self.0.get_mut(pool) {
             Some(had_ticket) => {
                 *had_ticket = true;
@@ -34,7 +34,7 @@ impl Forgetting {
 
     /// That pool has answered. `true`: perhaps before that ticket, and it is to be told again.
     #[must_use]
-    pub(super) fn on_answer(&mut self, pool: &PoolName) -> bool {
+    pub(crate) fn on_answer(&mut self, pool: &PoolName) -> bool {
         match self.0.get_mut(pool) {
             Some(had_ticket @ true) => {
                 *had_ticket = false;
@@ -48,18 +48,18 @@ impl Forgetting {
     }
 
     /// What one answers may be to what was asked before, and so not be the last.
-    pub(super) fn ask_again(&mut self) {
+    pub(crate) fn ask_again(&mut self) {
         for had_ticket in self.0.values_mut() {
             *had_ticket = true;
         }
     }
 
-    pub(super) fn waits_for(&self, pool: &PoolName) -> bool {
+    pub(crate) fn waits_for(&self, pool: &PoolName) -> bool {
         self.0.contains_key(pool)
     }
 
     /// How many are to answer.
-    pub(super) fn left(&self) -> usize {
+    pub(crate) fn left(&self) -> usize {
         self.0.len()
     }
 }
