@@ -211,6 +211,14 @@ facts! {
         /// The home that was.
         worker: WorkerId,
     }
+    /// A session has let go of its home, lost or not: it was reset, its home is being replaced and holds nothing of
+    /// it, or its `on_home` has failed there. Its next call finds another.
+    SessionHomeForgotten = "snakebridge.session.home_forgotten" {
+        /// The session.
+        session: SessionId,
+        /// The home that was.
+        worker: WorkerId,
+    }
     /// A session ended and its refs were freed in every worker.
     SessionCleanup = "snakebridge.session.cleanup" {
         /// The session.

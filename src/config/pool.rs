@@ -347,6 +347,8 @@ impl PoolConfig {
 
     /// How many deaths that nobody asked for, and failed starts, the pool bears within a time before
     /// it is degraded. Default: the larger of 10 and twice its size, in 60 s.
+    ///
+    /// Nothing but failed starts for that time, and for two `start_timeout`s, spends it too.
     pub fn restart_budget(mut self, deaths: usize, within: Duration) -> Self {
         self.restart_budget = Some((deaths, within));
         self

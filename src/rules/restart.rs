@@ -2,6 +2,9 @@
 //!
 //! The budget counts restarts in a sliding window; spent, it makes the pool degraded: no restart but
 //! one try every half window, until every slot is ready again. The back-off is per slot.
+//!
+//! Starts that fail slowly never fill a window. So a pool in which nothing but that has happened for a
+//! window, and for two starts that take as long as they may, has spent its budget, too.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,6 +21,10 @@ pub(crate) struct Restarts {
     limit: usize,
     window: Duration,
     spent: VecDeque<Instant>,
+    /// How long starts may fail in a row.
+    patience: Duration,
+    /// When the first of those began that have failed since a worker was ready.
+    failing_since: Option<Instant>,
     degraded: Option<Degraded>,
 }
 
@@ -30,8 +37,18 @@ struct Degraded {
 }
 
 impl Restarts {
-    pub(crate) fn new((limit, window): (usize, Duration)) -> Self {
-        Self { limit, window, spent: VecDeque::new(), degraded: None }
+    pub(crate) fn new((limit, window): (usize, Duration), start_timeout: Duration) -> Self {
+        let patience = window.max(start_timeout.saturating_mul(2));
+        Self { limit, window, spent: VecDeque::new(), patience, failing_since: None, degraded: None }
+    }
+
+    /// A start that began then has failed.
+    pub(crate) fn handle_failed_start(&mut self, began: Instant) {
+        self.failing_since.get_or_insert(began);
+    }
+
+    pub(crate) fn handle_ready(&mut self) {
+        self.failing_since = None;
     }
 
     /// Takes one restart from the budget; false if it is spent.
@@ -48,7 +65,9 @@ impl Restarts {
         while self.spent.front().is_some_and(|at| *at + self.window <= now) {
             self.spent.pop_front();
         }
+        let has_failed_for = self.failing_since.map(|since| now.saturating_duration_since(since));
         self.spent.len() < self.limit + usize::from(mutant!("budget.one_more"))
+            && has_failed_for.is_none_or(|long| long < self.patience || mutant!("budget.slow_starts_are_free"))
     }
 
     /// From now on only tries; returns the moment of the first.
@@ -146,12 +165,13 @@ mod tests {
     use super::*;
 
     const WINDOW: Duration = Duration::from_secs(60);
+    const START: Duration = Duration::from_secs(60);
     const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
     #[test]
     fn the_budget_bears_as_many_restarts_as_it_says_in_any_window() {
         let start = Instant::now();
-        let mut restarts = Restarts::new((3, WINDOW));
+        let mut restarts = Restarts::new((3, WINDOW), START);
         for second in 0..3 {
             assert!(restarts.take(start + Duration::from_secs(second)));
         }
@@ -162,14 +182,29 @@ mod tests {
 
     #[test]
     fn a_budget_of_zero_bears_nothing() {
-        assert!(!Restarts::new((0, WINDOW)).take(Instant::now()));
+        assert!(!Restarts::new((0, WINDOW), START).take(Instant::now()));
+    }
+
+    #[test]
+    fn starts_that_fail_slowly_spend_the_budget_too() {
+        let start = Instant::now();
+        let at = |second| start + Duration::from_secs(second);
+        let mut restarts = Restarts::new((10, WINDOW), START);
+        restarts.handle_failed_start(at(0));
+        assert!(restarts.take(at(60)));
+        restarts.handle_failed_start(at(60));
+        assert!(!restarts.take(at(120)), "two that hung, and nothing else");
+        restarts.handle_ready();
+        assert!(restarts.take(at(120)));
+        restarts.handle_failed_start(at(120));
+        assert!(restarts.take(at(239)));
     }
 
     #[test]
     fn a_degraded_pool_tries_every_half_window_until_it_recovers() {
         let start = Instant::now();
         let half = WINDOW / 2;
-        let mut restarts = Restarts::new((0, WINDOW));
+        let mut restarts = Restarts::new((0, WINDOW), START);
         assert_eq!(restarts.degrade("signal 9".into(), start), start + half);
         assert!(!restarts.is_try_due(start + half - Duration::from_nanos(1)));
         assert!(restarts.is_try_due(start + half));

@@ -137,6 +137,10 @@ async fn the_events_alone_give_the_state_that_the_bridge_tells_of_itself() {
     for session in &sessions[4..6] {
         session.release().await.unwrap();
     }
+    // One that had its home in a worker that was killed, and one that had it in the other.
+    for session in &sessions[1..3] {
+        session.reset().await.unwrap();
+    }
     py.resize("strict", 3).await.unwrap();
     py.await_ready(Duration::from_secs(20)).await.unwrap();
     join_all((0..6).map(|n| py.session(format!("new{n}")).call("math", "sqrt", (4,)).discard())).await;

@@ -153,11 +153,12 @@ impl Pool {
                     let set = self.calls.get(&id).and_then(|call| call.timer);
                     assert_eq!(set, Some(at), "the timer of {id} is left");
                 }
-                Timer::Untaint(place)
-                | Timer::StartTimeout(place)
-                | Timer::Age(place)
-                | Timer::RetireGrace(place)
-                | Timer::Linger(place) => {
+                Timer::Untaint(place) => {
+                    let until =
+                        self.workers.get(&place).and_then(|worker| worker.taint.as_ref()).map(|taint| taint.until);
+                    assert_eq!(until, Some(at), "the timer of an earlier taint of {place:?} is left");
+                }
+                Timer::StartTimeout(place) | Timer::Age(place) | Timer::RetireGrace(place) | Timer::Linger(place) => {
                     assert!(self.workers.contains_key(&place), "{timer:?} is left");
                 }
                 Timer::BackOff(_) | Timer::DegradedTry | Timer::ShutdownGrace => {}

@@ -79,7 +79,11 @@ impl Pool {
             let session = self.session_mut(sid);
             session.home = None;
             // One that was not ready yet held nothing.
-            if session.rebuilding.is_none() && !mutant!("home.lost_without_mark") {
+            if session.rebuilding.is_some() {
+                self.tell_home_forgotten(sid, place);
+                continue;
+            }
+            if !mutant!("home.lost_without_mark") {
                 session.lost = Some(LostHome { place, cause: cause.clone() });
             }
             let session = session.key.id().clone();

@@ -2,8 +2,10 @@
 
 use super::Pool;
 use super::call::{Call, Stage, Then};
-use super::session::{self, Sid};
+use super::session::{self, LostHome, Sid};
 use super::ticket::Refusal;
+use super::worker::Place;
+use crate::event::Fact;
 use crate::id::{CallId, SessionKey};
 use std::time::Instant;
 
@@ -12,12 +14,13 @@ impl Pool {
     pub(crate) fn reset(&mut self, session: &SessionKey, now: Instant) {
         let sid = Sid::from(session);
         let Some(session) = self.sessions.get_mut(&sid) else { return };
-        session.lost = None;
         session.forget_lost_namespace();
-        if let Some(home) = session.home
+        self.forget_lost_home(sid);
+        if let Some(home) = self.session_mut(sid).home
             && self.workers.get(&home).is_none_or(|worker| worker.taint.is_some())
         {
             self.session_mut(sid).home = None;
+            self.tell_home_forgotten(sid, home);
             if let Some(worker) = self.workers.get_mut(&home) {
                 worker.homes.remove(&sid);
             }
@@ -32,6 +35,21 @@ impl Pool {
             self.serve_trees_of(sid, now);
         }
         self.settle_session(sid);
+    }
+
+    pub(super) fn forget_lost_home(&mut self, sid: Sid) {
+        if let Some(LostHome { place, .. }) = self.session_mut(sid).lost.take() {
+            self.tell_home_forgotten(sid, place);
+        }
+    }
+
+    /// Its next call finds another.
+    pub(super) fn tell_home_forgotten(&mut self, sid: Sid, place: Place) {
+        if !self.is_shutting_down() {
+            let session = self.sessions[&sid].key.id().clone();
+            let worker = self.worker_id(place);
+            self.emit(Fact::SessionHomeForgotten { session, worker });
+        }
     }
 
     /// Ends the session here: `Forgotten` comes when no lease of it is open.

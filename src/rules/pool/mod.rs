@@ -115,7 +115,7 @@ enum Phase {
 impl Pool {
     pub(crate) fn new(rules: PoolRules) -> Self {
         Self {
-            restarts: Restarts::new(rules.restart_budget),
+            restarts: Restarts::new(rules.restart_budget, rules.start_timeout),
             rules,
             phase: Phase::Starting,
             slots: BTreeMap::new(),

@@ -100,8 +100,8 @@ impl Pool {
         if self.sessions[&newcomer].waiting + 1 >= most {
             return None;
         }
-        let calls = self.sessions[&sid].lines.iter().flat_map(|line| line.calls.iter());
-        let newest = calls.filter(|id| !self.calls[id].is_continuing()).max()?;
+        let newest_of = |line: &Line| line.calls.iter().rev().find(|id| !self.calls[id].is_continuing()).copied();
+        let newest = &self.sessions[&sid].lines.iter().filter_map(newest_of).max()?;
         let freed = self.calls[newest].bytes;
         let fits = self.queue.calls <= self.rules.max_queue_size
             && (self.queue.bytes - freed).saturating_add(bytes) <= self.rules.max_queue_bytes;
@@ -258,7 +258,8 @@ impl Pool {
         let session = self.session_mut(sid);
         let line = session.line_mut(target).expect("a waiting call stands in its line");
         // Almost always the first.
-        if let Some(at) = line.calls.iter().position(|other| *other == id) {
+        let at = if line.calls.front() == Some(&id) { Some(0) } else { line.calls.binary_search(&id).ok() };
+        if let Some(at) = at {
             line.calls.remove(at);
             line.loose -= is_loose;
         }

@@ -12,7 +12,6 @@ use super::session::{Session, Sid};
 use super::ticket::{Purpose, Refusal};
 use super::worker::Place;
 use crate::config::Affinity;
-use crate::event::Fact;
 use crate::id::{CallId, WorkerId};
 use std::time::Instant;
 
@@ -73,19 +72,15 @@ impl Pool {
     }
 
     fn forget_home(&mut self, sid: Sid, place: Place) {
-        let worker = self.worker_id(place);
         let session = self.session_mut(sid);
         if session.home != Some(place) {
             return;
         }
         session.home = None;
-        let session = session.key.id().clone();
         if let Some(worker) = self.workers.get_mut(&place) {
             worker.homes.remove(&sid);
         }
-        if !self.is_shutting_down() {
-            self.emit(Fact::SessionHomeLost { session, worker });
-        }
+        self.tell_home_forgotten(sid, place);
     }
 
     /// Whether the call's home was being made ready, which is over now.

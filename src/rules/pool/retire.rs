@@ -71,6 +71,7 @@ impl Pool {
         {
             session.home = None;
             self.worker_mut(place).homes.remove(&sid);
+            self.tell_home_forgotten(sid, place);
             for id in self.leave_lines(sid, Target::Worker(place)) {
                 self.route(id, now);
             }

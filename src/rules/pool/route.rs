@@ -29,8 +29,8 @@ impl Pool {
             self.session_mut(sid).forget_lost_namespace();
         }
         let is_bound = has_refs || uses_namespace && matches!(self.sessions[&sid].namespace, Namespace::At { .. });
-        if rehomes && !is_bound && self.sessions[&sid].lost.is_some() {
-            self.session_mut(sid).lost = None;
+        if rehomes && !is_bound {
+            self.forget_lost_home(sid);
         }
         match self.choose(&self.calls[&id], &self.sessions[&sid]) {
             Choice::Grant(place) => {

@@ -60,6 +60,9 @@ impl Pool {
     }
 
     pub(super) fn on_shutdown_grace_over(&mut self) {
+        for worker in self.workers.values_mut() {
+            worker.state = State::Stopping;
+        }
         let workers: Vec<_> = self.workers.values().map(|worker| worker.id.clone()).collect();
         for worker in workers {
             self.act(Action::Kill { worker, cause: CAUSE.to_owned() });

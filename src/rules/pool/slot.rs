@@ -51,6 +51,7 @@ impl Pool {
         let worker = worker.id.clone();
         // A timer that nobody needs any more would still have the host's clock programmed at each wait.
         self.timers.unset(until, Timer::StartTimeout(place));
+        self.restarts.handle_ready();
         self.emit(Fact::WorkerReady { worker });
         self.set_age(place, now);
         self.on_slot_ready(now);
@@ -67,12 +68,21 @@ impl Pool {
     pub(crate) fn handle_start_failed(&mut self, worker: &WorkerId, cause: String, permanent: bool, now: Instant) {
         let place = Place::from(worker);
         let Some(gone) = self.workers.get(&place) else { return };
-        if !matches!(gone.state, State::Starting { .. } | State::Stopping) {
-            return self.handle_exit(worker, cause, Vec::new(), now);
+        match gone.state {
+            State::Starting { until } => {
+                self.restarts.handle_failed_start(until - self.rules.start_timeout);
+                self.emit(Fact::WorkerStartFailed { worker: worker.clone(), cause: cause.clone() });
+            }
+            // It was not to start any more.
+            State::Stopping => {
+                self.emit(Fact::WorkerExited { worker: worker.clone(), cause: cause.clone(), expected: true });
+            }
+            State::Serving | State::Retiring | State::Draining => {
+                return self.handle_exit(worker, cause, Vec::new(), now);
+            }
         }
         self.workers.remove(&place);
         self.timers.forget(place);
-        self.emit(Fact::WorkerStartFailed { worker: worker.clone(), cause: cause.clone() });
         self.act(Action::LeasesClosed { worker: worker.clone() });
         let cause: Arc<str> = cause.into();
         self.note_exit(place, cause.clone());

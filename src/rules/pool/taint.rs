@@ -28,7 +28,9 @@ impl Pool {
         if tainted.taint.as_ref().is_some_and(|taint| taint.until >= until) {
             return Ok(());
         }
-        tainted.taint = Some(Taint { until, reason: reason.as_str().into() });
+        if let Some(earlier) = tainted.taint.replace(Taint { until, reason: reason.as_str().into() }) {
+            self.timers.unset(earlier.until, Timer::Untaint(place));
+        }
         self.timers.set(until, Timer::Untaint(place));
         let for_ms = u64::try_from(how_long.as_millis()).unwrap_or(u64::MAX);
         self.emit(Fact::WorkerTainted { worker: worker.clone(), reason, for_ms });
@@ -58,7 +60,8 @@ impl Pool {
 
     fn end_taint(&mut self, place: Place, now: Instant) {
         let Some(worker) = self.workers.get_mut(&place) else { return };
-        if worker.taint.take().is_some() {
+        if let Some(taint) = worker.taint.take() {
+            self.timers.unset(taint.until, Timer::Untaint(place));
             let worker = worker.id.clone();
             self.emit(Fact::WorkerUntainted { worker });
             self.serve(place, now);

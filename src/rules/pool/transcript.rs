@@ -322,6 +322,9 @@ impl Desk {
             Action::Stopped => "stopped".into(),
             Action::Emit(Fact::SessionHomed { session, worker }) => format!("home {session} {worker}"),
             Action::Emit(Fact::SessionHomeLost { session, worker }) => format!("home_lost {session} {worker}"),
+            Action::Emit(Fact::SessionHomeForgotten { session, worker }) => {
+                format!("home_forgotten {session} {worker}")
+            }
             Action::Emit(Fact::WorkerTainted { worker, .. }) => format!("tainted {worker}"),
             Action::Emit(Fact::WorkerUntainted { worker }) => format!("untainted {worker}"),
             Action::Emit(Fact::WorkerRetiring { worker, .. }) => format!("retiring {worker}"),

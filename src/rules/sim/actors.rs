@@ -2,9 +2,10 @@
 
 use super::process::{Life, Process};
 use super::reach;
+use super::session_key;
 use super::witness::Outcome;
 use super::world::{Mailbox, Message, World};
-use crate::id::{CallId, RefId, SessionKey, WorkerId};
+use crate::id::{CallId, RefId, WorkerId};
 use crate::rules::heartbeat::{HeartAction, Heartbeat};
 use crate::rules::lane::{Granted, Lane, LaneAction, Sent, Verdict};
 use std::collections::BTreeSet;
@@ -62,7 +63,7 @@ impl World {
         match message {
             Message::Request(call, on) => {
                 let record = &self.witness.calls[&call];
-                let session = SessionKey::new("s".into(), record.session);
+                let session = session_key(record.session);
                 let tree = record.parent.map(|_| self.witness.root(call));
                 let (deadline, timeout) = (record.deadline, record.timeout);
                 let may_rerun = record.may_rerun && record.reruns == 0;

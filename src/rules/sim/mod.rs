@@ -10,6 +10,7 @@ mod interrupts;
 mod process;
 pub(crate) mod random;
 pub(crate) mod reach;
+mod replay;
 pub(crate) mod seeds;
 mod sessions;
 mod threads;
@@ -17,7 +18,13 @@ mod witness;
 mod world;
 
 use self::seeds::Layer;
+use crate::id::SessionKey;
 use world::World;
+
+/// An own name for each, since events name sessions by that.
+fn session_key(number: u64) -> SessionKey {
+    SessionKey::new(format!("s{number}").into(), number)
+}
 
 #[test]
 fn every_seed_keeps_every_promise_and_comes_to_rest() {

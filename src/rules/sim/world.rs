@@ -12,6 +12,7 @@ use self::faults::Faults;
 use super::actors::WorkerActor;
 use super::callbacks::Callback;
 use super::random::Random;
+use super::replay::Replay;
 use super::seeds::setting;
 use super::sessions::{Body, SessionActor};
 use super::witness::Witness;
@@ -55,7 +56,9 @@ pub(super) struct World {
     last_call: u64,
     last_session: u64,
     clients_left: u64,
+    is_stopping: bool,
     is_stopped: bool,
+    replay: Replay,
     /// In which step a worker became ready last.
     ready_at_step: u64,
     /// Every step is checked, not one in `AUDITED_STEPS`.
@@ -177,7 +180,9 @@ impl World {
             last_call: 0,
             last_session: 0,
             clients_left,
+            is_stopping: false,
             is_stopped: false,
+            replay: Replay::default(),
             ready_at_step: 0,
             is_audited: seed.is_multiple_of(8),
             steps: 0,

@@ -15,6 +15,8 @@ pub(crate) struct Replay {
     workers: BTreeMap<WorkerId, Worker>,
     sessions: BTreeSet<SessionId>,
     homes: BTreeMap<(SessionId, PoolName), WorkerId>,
+    /// What `sessions()` names where a session has no other home.
+    lost: BTreeMap<(SessionId, PoolName), WorkerId>,
 }
 
 impl Replay {
@@ -35,17 +37,26 @@ impl Replay {
             Fact::WorkerUntainted { worker } => self.worker(worker).is_tainted = false,
             Fact::WorkerExited { worker, .. } | Fact::WorkerStartFailed { worker, .. } => {
                 self.workers.remove(worker).expect("only a worker that started exits");
-                // Homes that are lost are told one by one; the others have moved on silently.
-                self.homes.retain(|_, home| home != worker);
             }
             Fact::SessionCreated { session } => assert!(self.sessions.insert(session.clone())),
-            Fact::SessionHomed { session, worker } | Fact::SessionHomeLost { session, worker } => {
+            Fact::SessionHomed { session, worker } => {
                 assert!(self.sessions.contains(session));
                 self.homes.insert((session.clone(), worker.pool().clone()), worker.clone());
+            }
+            Fact::SessionHomeLost { session, worker } => {
+                let at = (session.clone(), worker.pool().clone());
+                assert_eq!(self.homes.remove(&at).as_ref(), Some(worker));
+                self.lost.insert(at, worker.clone());
+            }
+            Fact::SessionHomeForgotten { session, worker } => {
+                let at = (session.clone(), worker.pool().clone());
+                let homes = if self.homes.get(&at) == Some(worker) { &mut self.homes } else { &mut self.lost };
+                assert_eq!(homes.remove(&at).as_ref(), Some(worker));
             }
             Fact::SessionCleanup { session, .. } => {
                 assert!(self.sessions.remove(session));
                 self.homes.retain(|(of, _), _| of != session);
+                self.lost.retain(|(of, _), _| of != session);
             }
             _ => {}
         }
@@ -69,6 +80,8 @@ impl Replay {
         let told = sessions.iter().flat_map(|session| {
             session.homes.iter().map(|home| ((session.id.clone(), home.pool().clone()), home.clone()))
         });
-        assert_eq!(self.homes, told.collect());
+        let mut homes = self.lost.clone();
+        homes.extend(self.homes.clone());
+        assert_eq!(homes, told.collect());
     }
 }

@@ -6,6 +6,7 @@ use crate::event::EndReason;
 use crate::id::{CallId, RefId, SessionKey, WorkerId};
 use crate::rules::pool::{Purpose, Ticket};
 use crate::rules::sim::reach;
+use crate::rules::sim::session_key;
 use crate::rules::sim::sessions::{Body, SessionActor};
 use crate::rules::sim::witness::{Outcome, Record};
 use std::sync::Arc;
@@ -84,7 +85,7 @@ impl World {
                 user.open += 1;
                 (user.key.clone(), user.refs.as_slice())
             }
-            None => (SessionKey::new("s".into(), session), &[][..]),
+            None => (session_key(session), &[][..]),
         };
         let pinned_to = if self.random.one_in(3) { self.random.pick(refs).map(|(_, at)| at.clone()) } else { None };
         let purpose = match &pinned_to {
@@ -152,7 +153,7 @@ impl World {
 
     fn create(&mut self) -> Option<u64> {
         self.last_session += 1;
-        let key = SessionKey::new("s".into(), self.last_session);
+        let key = session_key(self.last_session);
         let ttl = micros(if self.random.one_in(4) { 3_000 } else { 1_000_000 });
         let is_created = self.sessions.handle_created(key.clone(), ttl, self.now).is_ok();
         self.after_sessions();

@@ -56,7 +56,10 @@ impl World {
                 pool.reset(&session, now);
             }
             Message::Forget(session) => pool.forget(&session, now),
-            Message::Shutdown => pool.shutdown(now),
+            Message::Shutdown => {
+                self.is_stopping = true;
+                pool.shutdown(now);
+            }
             other => panic!("{other:?} is not for the pool"),
         }
         self.after_pool();
@@ -100,18 +103,29 @@ impl World {
                 }
                 Action::Degraded { .. } => reach::hit("degraded".into()),
                 Action::Stopped => self.is_stopped = true,
-                Action::Emit(Fact::WorkerReady { .. }) => self.ready_at_step = self.steps,
-                Action::Emit(Fact::PoolRecovered { .. }) => reach::hit("recovered".into()),
-                Action::Emit(Fact::WorkerRetiring { worker, reason }) => self.on_retiring(&worker, &reason),
-                Action::Ready | Action::Emit(_) => {}
+                Action::Emit(fact) => self.on_fact(&fact),
+                Action::Ready => {}
             }
         }
         self.steps += 1;
         if self.is_audited || self.steps.is_multiple_of(AUDITED_STEPS) {
             self.pool.check();
+            if !self.is_stopping {
+                self.replay.assert_shows(&self.pool, self.users.values().map(|user| &user.key));
+            }
         }
         if self.concurrency == 1 {
             self.witness.turns(&granted, &self.pool);
+        }
+    }
+
+    fn on_fact(&mut self, fact: &Fact) {
+        reach::hit(format!("event {}", fact.name()));
+        self.replay.take(fact);
+        match fact {
+            Fact::WorkerReady { .. } => self.ready_at_step = self.steps,
+            Fact::WorkerRetiring { worker, reason } => self.on_retiring(worker, reason),
+            _ => {}
         }
     }
 
