@@ -255,7 +255,8 @@ impl World {
                 reach::hit(format!("answer timeout, {}", if began { "begun" } else { "not begun" }));
                 self.answer(call, Outcome::TimedOut { began }, Vec::new());
             }
-            Verdict::Cancelled { .. } => {}
+            Verdict::Cancelled { began: true } => self.witness.must_have_begun(call),
+            Verdict::Cancelled { began: false } => self.witness.never_begins(call),
         }
         self.sent.remove(&call);
     }

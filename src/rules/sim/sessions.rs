@@ -122,7 +122,9 @@ impl World {
                 actor.pending.handle_came_back(body);
             }
             Message::WithdrawalSeen(call, is_last) => {
-                if !actor.pending.is_forgotten_by(call, is_last) {
+                if actor.pending.is_forgotten_by(call, is_last) {
+                    self.witness.never_begins(call);
+                } else {
                     reach::hit("withdrawn, and granted all the same".into());
                 }
                 actor.pending.handle_withdrawal_seen(call, is_last);

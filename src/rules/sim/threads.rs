@@ -164,6 +164,7 @@ impl World {
         let word = if nested { &mut begun.nested } else { &mut begun.plain };
         assert!(*word < seq, "{seq} begins at {worker} after {word}");
         *word = seq;
+        self.witness.noted(call);
         let reads_in = self.random.below(3) * self.random.below(30);
         self.step_in(worker, entry, reads_in);
     }

@@ -35,6 +35,10 @@ pub(super) struct Record {
     pub(super) outcome: Option<Outcome>,
     /// It has one, as whoever has its body sees.
     pub(super) is_abandoned: Arc<AtomicBool>,
+    /// A worker has written its number to the page.
+    pub(super) has_begun: bool,
+    /// Nobody waits for it, and it was not begun: it never may.
+    pub(super) is_withdrawn: bool,
     pub(super) ran_at: Option<WorkerId>,
     pub(super) may_rerun: bool,
     /// How often it was sent back though it had begun.
@@ -69,7 +73,25 @@ impl Witness {
         if never_ran(outcome) && record.reruns == 0 {
             assert_eq!(record.ran_at, None, "{call} has {outcome:?}, and it ran");
         }
+        if matches!(outcome, Outcome::TimedOut { began: true } | Outcome::Crashed) {
+            self.must_have_begun(call);
+        }
         true
+    }
+
+    /// Its number is on the page.
+    pub(super) fn noted(&mut self, call: CallId) {
+        self.calls.get_mut(&call).expect("only a call that was made begins").has_begun = true;
+    }
+
+    /// Somebody is told that it had begun.
+    pub(super) fn must_have_begun(&self, call: CallId) {
+        assert!(self.calls[&call].has_begun, "{call} is said to have begun");
+    }
+
+    /// It was given up, and found not to have begun.
+    pub(super) fn never_begins(&mut self, call: CallId) {
+        self.calls.get_mut(&call).expect("only a call that was made is given up").is_withdrawn = true;
     }
 
     /// The session may find an empty namespace in another worker.
@@ -102,6 +124,7 @@ impl Witness {
             record.ran_at.is_none() || record.may_rerun && record.reruns == 1 && record.ran_at.as_ref() != Some(worker);
         assert!(may_begin, "{call} begins twice, now at {worker}: {record:?}");
         assert!(!record.outcome.is_some_and(never_ran), "{call} begins after {:?}", record.outcome);
+        assert!(!record.is_withdrawn, "{call} begins though nobody waits for it");
         record.ran_at = Some(worker.clone());
         if let Some(holder) = &record.pinned_to {
             assert_eq!(worker, holder, "{call} begins where its refs are not");

@@ -116,6 +116,8 @@ impl World {
             timeout,
             outcome: None,
             is_abandoned: Arc::default(),
+            has_begun: false,
+            is_withdrawn: false,
             ran_at: None,
             may_rerun: false,
             reruns: 0,
