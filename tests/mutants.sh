@@ -108,6 +108,11 @@ for line in "${chosen[@]}"; do
     *) what='caught' ;;
     esac
     by="$(grep -m1 -oE '^test .* FAILED' <<<"$output" | cut -d' ' -f2 || true)"
+    # A program that ends for another reason has noticed nothing.
+    [ "$what" != caught ] || [ -n "$by" ] || {
+        what="ENDED WITH $status" wrong=1
+        tail -n 20 <<<"$output"
+    }
     printf '%-32s %s by %s in %s s (%s)\n' "$name" "$what" "${by:-none}" $((SECONDS - begun)) "$key"
 done
 exit $wrong

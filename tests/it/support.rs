@@ -27,6 +27,11 @@ pub(crate) async fn start(pools: impl IntoIterator<Item = PoolConfig>) -> SnakeB
     within("the start of the bridge", builder.start()).await.expect("the bridge starts")
 }
 
+/// What a promise of time comes to where two cores run a debug build of everything at once.
+pub(crate) fn promised(bound: Duration) -> Duration {
+    if cfg!(debug_assertions) { bound * 3 } else { bound }
+}
+
 /// Fails the test if the future does not end soon.
 pub(crate) async fn within<F: Future>(what: &str, future: F) -> F::Output {
     match tokio::time::timeout(SOON, future).await {
