@@ -106,6 +106,7 @@ fn run(
         until("threads and descriptors to go", async || belongings() <= before).await;
         let journal = std::fs::read(dir.0.join("journal")).unwrap();
         history.records = Record::read_all(&journal).unwrap();
+        print(&format!("chaos: {} calls began once more", checker::second_runs(&history)));
         if let Err(violations) = check(&history) {
             panic!("{}", violations.join("\n"));
         }

@@ -37,13 +37,31 @@ pub(crate) fn check(history: &History) -> Result<(), Vec<String>> {
     if violations.is_empty() { Ok(()) } else { Err(violations) }
 }
 
+/// How many idempotent calls began a second time.
+pub(crate) fn second_runs(history: &History) -> usize {
+    Index::new(history).lives.values().filter(|life| life.earlier.is_some()).count()
+}
+
 /// All that is known of one call.
 struct Life<'a> {
     invoke: &'a Invoke,
     outcome: Option<&'a Outcome>,
+    /// Of an idempotent call that began twice: the first time.
+    earlier: Option<&'a Record>,
     begin: Option<&'a Record>,
     end: Option<&'a Record>,
     closed: Option<&'a Record>,
+}
+
+impl Life<'_> {
+    /// It has begun once, elsewhere.
+    fn may_begin_again_in(&self, worker: Worker) -> bool {
+        self.invoke.is_idempotent && self.earlier.is_none() && self.begin.is_some_and(|first| first.worker != worker)
+    }
+
+    fn began_in(&self, worker: Worker) -> bool {
+        self.earlier.into_iter().chain(self.begin).any(|begin| begin.worker == worker)
+    }
 }
 
 struct Index<'a> {
@@ -60,7 +78,7 @@ impl<'a> Index<'a> {
         for entry in &history.entries {
             match entry {
                 Entry::Invoke(invoke) => {
-                    let life = Life { invoke, outcome: None, begin: None, end: None, closed: None };
+                    let life = Life { invoke, outcome: None, earlier: None, begin: None, end: None, closed: None };
                     lives.entry(invoke.id).or_insert(life);
                 }
                 Entry::Outcome(outcome) => {
@@ -75,11 +93,15 @@ impl<'a> Index<'a> {
             workers.entry(record.worker).or_default().push(record);
             let Some(life) = lives.get_mut(&record.call) else { continue };
             match record.kind {
-                Kind::Start => None,
-                Kind::Begin => Some(life.begin.get_or_insert(record)),
-                Kind::End => Some(life.end.get_or_insert(record)),
-                Kind::Closed => Some(life.closed.get_or_insert(record)),
-            };
+                Kind::Start => {}
+                Kind::Begin if life.may_begin_again_in(record.worker) => {
+                    life.earlier = life.begin.replace(record);
+                    life.end = None;
+                }
+                Kind::Begin => drop(life.begin.get_or_insert(record)),
+                Kind::End => drop(life.end.get_or_insert(record)),
+                Kind::Closed => drop(life.closed.get_or_insert(record)),
+            }
         }
         Self { history, lives, workers }
     }
@@ -88,10 +110,12 @@ impl<'a> Index<'a> {
 /// A call as a violation names it, with its times.
 impl fmt::Display for Life<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Invoke { id, at, session, pool, seq, affinity, what } = self.invoke;
+        let Invoke { id, at, session, pool, seq, affinity, is_idempotent, what } = self.invoke;
         write!(f, "call {id} ({what:?} of session {session}, {affinity} in {}, seq {seq}", char::from(*pool))?;
-        write!(f, "; invoked {at}")?;
-        for (word, record) in [("begun", self.begin), ("ended", self.end), ("closed", self.closed)] {
+        write!(f, "{}; invoked {at}", if *is_idempotent { ", idempotent" } else { "" })?;
+        for (word, record) in
+            [("begun before", self.earlier), ("begun", self.begin), ("ended", self.end), ("closed", self.closed)]
+        {
             if let Some(record) = record {
                 write!(f, ", {word} {} in {}", record.at, record.worker)?;
             }

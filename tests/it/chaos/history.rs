@@ -80,6 +80,8 @@ pub(crate) struct Invoke {
     /// Its place among the calls of its session, as they were submitted.
     pub(crate) seq: u64,
     pub(crate) affinity: Affinity,
+    /// It may run once more where its worker has died.
+    pub(crate) is_idempotent: bool,
     pub(crate) what: What,
 }
 

@@ -115,7 +115,16 @@ impl Client {
 
     fn invoke(&mut self, what: What, affinity: Affinity, pool: u8) -> Invoke {
         self.seq += 1;
-        Invoke { id: self.shared.id(), at: 0, session: self.number, pool, seq: self.seq, affinity, what }
+        Invoke {
+            id: self.shared.id(),
+            at: 0,
+            session: self.number,
+            pool,
+            seq: self.seq,
+            affinity,
+            is_idempotent: false,
+            what,
+        }
     }
 
     fn call(&mut self) -> BoxFuture<'static, Then> {
@@ -131,23 +140,26 @@ impl Client {
         let size = self.random.log_uniform(LARGEST as u64) as usize;
         let limit = self.random.percent(5).then(|| Duration::from_micros(self.random.log_uniform(50_000)));
         let give_up = self.random.percent(5).then(|| Duration::from_micros(self.random.log_uniform(20_000)));
+        // One call in ten, with those that neither append nor read.
+        let is_idempotent = affinity == Affinity::Hint && self.random.percent(50);
         let log = self.shared.log.clone();
         let bounded = move |call: Call| match limit {
             Some(limit) => call.timeout(limit),
             None => call,
         };
+        let twice_at_most = move |call: Call| bounded(if is_idempotent { call.idempotent() } else { call });
         match self.random.below(100) {
             0..30 => {
                 let echoes = self.random.percent(25);
-                let invoke = self.invoke(What::Append, affinity, letter);
-                let call = self.append_within(&invoke, pool, size, work, echoes, bounded);
+                let invoke = Invoke { is_idempotent, ..self.invoke(What::Append, affinity, letter) };
+                let call = self.append_within(&invoke, pool, size, work, echoes, twice_at_most);
                 perform(log, invoke, give_up, call, |got| got.to_vec()).map(|outcome| then(outcome, None)).boxed()
             }
             30..45 => {
-                let invoke = self.invoke(What::Read, affinity, letter);
+                let invoke = Invoke { is_idempotent, ..self.invoke(What::Read, affinity, letter) };
                 let offset = self.random.below((LARGEST - size) as u64 + 1) as usize;
                 let args = (invoke.id, self.number, invoke.seq, work, offset, size);
-                let call = bounded(self.session.call(MODULE, "read", args).pool(pool).affinity(affinity));
+                let call = twice_at_most(self.session.call(MODULE, "read", args).pool(pool).affinity(affinity));
                 let shared = Arc::clone(&self.shared);
                 let call = call.extract::<(Vec<u64>, Bytes)>().map(move |outcome| {
                     let (mut list, padding) = outcome?;
@@ -235,7 +247,8 @@ pub(crate) async fn release(shared: &Shared, number: u32, session: &Session) {
 }
 
 async fn ask(shared: &Shared, session: u32, what: What, asked: impl Future<Output = Result<()>>) {
-    let invoke = Invoke { id: shared.id(), at: 0, session, pool: 0, seq: 0, affinity: Affinity::Hint, what };
+    let affinity = Affinity::Hint;
+    let invoke = Invoke { id: shared.id(), at: 0, session, pool: 0, seq: 0, affinity, is_idempotent: false, what };
     within("a reset or release", perform(shared.log.clone(), invoke, None, asked, |()| vec![])).await;
 }
 

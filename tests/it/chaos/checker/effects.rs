@@ -43,7 +43,10 @@ pub(super) fn lists_are_what_began_in_their_worker(index: &Index<'_>) -> Verdict
                     must(at, || format!("not its place in {worker}, {}: {life}", record.value))?;
                 }
                 (What::Read, Kind::Begin) => {
-                    let Some(outcome) = life.outcome.filter(|outcome| outcome.how == How::Ok) else { continue };
+                    let has_more = life.begin.is_some_and(|begin| begin.worker != *worker);
+                    let Some(outcome) = life.outcome.filter(|outcome| outcome.how == How::Ok && !has_more) else {
+                        continue;
+                    };
                     let same = list.is(&outcome.got);
                     must(same, || format!("not the list of {worker}, {:?} {:?}: {life}", list.known, list.open))?;
                 }

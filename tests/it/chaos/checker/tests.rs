@@ -68,7 +68,16 @@ impl Scribe {
     fn invoke(&mut self, id: u64, session: u32, what: What) {
         let at = self.next();
         let affinity = Affinity::StrictQueue;
-        self.history.entries.push(Entry::Invoke(Invoke { id, at, session, pool: b'a', seq: id, affinity, what }));
+        self.history.entries.push(Entry::Invoke(Invoke {
+            id,
+            at,
+            session,
+            pool: b'a',
+            seq: id,
+            affinity,
+            is_idempotent: false,
+            what,
+        }));
     }
 
     fn outcome(&mut self, id: u64, how: How, got: &[u64]) {
@@ -212,6 +221,41 @@ fn rule_2_one_begin_for_each_call() {
     rejects(2, "where it did not begin", |scribe| scribe.record_of(Kind::End, 4).worker = A1);
 }
 
+/// An idempotent call that begins in a worker, which dies, and then in these.
+fn begins_again(in_workers: &[Worker]) -> Scribe {
+    let mut scribe = clean();
+    scribe.invoke(30, 1, What::Append);
+    *scribe.invoke_of(30) = Invoke { affinity: Affinity::Hint, is_idempotent: true, ..scribe.invoke_of(30).clone() };
+    scribe.record(Kind::Begin, 30, A0_NEXT, 0);
+    scribe.exits(A0_NEXT);
+    for worker in in_workers {
+        scribe.record(Kind::Begin, 30, *worker, 0);
+    }
+    scribe
+}
+
+#[test]
+fn rule_2_an_idempotent_call_begins_once_more_elsewhere() {
+    let mut scribe = begins_again(&[A1]);
+    scribe.record(Kind::End, 30, A1, 2);
+    scribe.outcome(30, How::Ok, &[2, 1]);
+    assert_eq!(check(&scribe.history), Ok(()));
+    let rejected = |scribe: &Scribe| check(&scribe.history).unwrap_err()[0].starts_with("rule 2: call 30 begins in");
+    let crashes = |mut scribe: Scribe| {
+        scribe.outcome(30, How::Failed { code: "worker_crashed", ran: Ran::Maybe, worker: Some(A0_NEXT) }, &[]);
+        scribe
+    };
+    assert_eq!(check(&crashes(begins_again(&[A1])).history), Ok(()));
+    assert!(rejected(&crashes(begins_again(&[A0_NEXT]))));
+    assert!(rejected(&crashes(begins_again(&[A1, A0]))));
+    let mut scribe = begins_again(&[A1]);
+    scribe.record(Kind::Start, 0, A0_NEXT, 0);
+    assert!(rejected(&crashes(scribe)), "the first still does something");
+    let mut scribe = crashes(begins_again(&[A1]));
+    scribe.invoke_of(30).is_idempotent = false;
+    assert!(rejected(&scribe));
+}
+
 #[test]
 fn rule_3_outcomes_are_true() {
     rejects(3, "a value of what did not end", |scribe| scribe.forget_record(Kind::End, 4));
@@ -252,6 +296,10 @@ fn rule_4_strict_calls_are_in_order_and_at_home() {
     });
     rejects(4, "not in a home of its session", |scribe| {
         scribe.call(30, 1, What::Append, A0_NEXT, 0, &[0, 1]);
+    });
+    rejects(4, "not in a home of its session", |scribe| {
+        scribe.call(30, 1, What::Append, A0_NEXT, 0, &[0, 1]);
+        scribe.invoke_of(30).affinity = Affinity::StrictFailFast;
     });
     rejects(4, "not in a home of its session", |scribe| {
         // Back where its state was, without a word.

@@ -14,8 +14,8 @@ struct Home<'a> {
     told: &'a Told,
 }
 
-/// Rule 4: the strict_queue calls of a session begin as they were submitted, those without objects in its homes,
-/// one after the other; and a home changes for a reason.
+/// Rule 4: the strict_queue calls of a session begin as they were submitted, all strict ones without objects in its
+/// homes, those of strict_queue one after the other; and a home changes for a reason.
 pub(super) fn strict_calls_begin_in_order_at_home(index: &Index<'_>) -> Verdict {
     let homes = homes_of(index)?;
     let (mut lines, mut anywhere) = (BTreeMap::<Place, Vec<&Life<'_>>>::new(), BTreeSet::new());
@@ -23,6 +23,12 @@ pub(super) fn strict_calls_begin_in_order_at_home(index: &Index<'_>) -> Verdict 
         let place = (life.invoke.session, life.invoke.pool);
         match (life.invoke.affinity, life.begin) {
             (Affinity::StrictQueue, Some(_)) => lines.entry(place).or_default().push(life),
+            (Affinity::StrictFailFast, Some(begin)) if !matches!(life.invoke.what, What::Use { .. }) => {
+                let mut homes = homes.get(&place).into_iter().flatten();
+                must(homes.any(|home| home.worker == begin.worker), || {
+                    format!("not in a home of its session: {life}")
+                })?;
+            }
             (Affinity::StrictQueue | Affinity::StrictFailFast, _) => {}
             (Affinity::Hint, _) => drop(anywhere.insert(place)),
         }
