@@ -153,7 +153,7 @@ impl World {
             limit.unwrap_or_else(|_| panic!("these calls are never answered: {unanswered:?}")).expect("a client");
         }
         self.clients_are_done.store(true, Ordering::Relaxed);
-        nemesis.await.expect("the nemesis does not panic");
+        self.within("the nemesis is heard", nemesis).await.expect("the nemesis does not panic");
         self.note(|| "calm".to_owned());
         if !self.is_stopping() {
             self.come_to_rest(&py, &sessions).await;
@@ -172,7 +172,7 @@ impl World {
         })
         .await;
         for session in sessions.all() {
-            session.release().await.expect("the bridge runs");
+            self.within("a session is released", session.release()).await.expect("the bridge runs");
         }
         self.until("nothing is left of the sessions", async || {
             let stats = py.stats().await;
@@ -191,7 +191,7 @@ impl World {
         drop(sessions);
         let began = clock::now();
         if self.one_in(2) {
-            py.shutdown().await.expect("nothing else can be said");
+            self.within("the bridge is shut down", py.shutdown()).await.expect("nothing else can be said");
             drop(py);
         } else {
             drop(py);
@@ -212,9 +212,16 @@ impl World {
         .await;
     }
 
+    async fn within<T>(&self, what: &str, future: impl Future<Output = T>) -> T {
+        match tokio::time::timeout(PATIENCE, future).await {
+            Ok(outcome) => outcome,
+            Err(_) => panic!("it never comes true that {what}"),
+        }
+    }
+
     async fn until(&self, what: &str, holds: impl AsyncFn() -> bool) {
         let limit = clock::now() + PATIENCE;
-        while !holds().await {
+        while !self.within(what, holds()).await {
             if clock::now() > limit {
                 let kept = lock(&self.leftovers);
                 let kept: Vec<_> = kept.iter().filter(|(_, ends)| ends.are_left()).map(|(name, _)| name).collect();
