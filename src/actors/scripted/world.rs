@@ -2,6 +2,7 @@
 
 use super::clients;
 use super::faults::{Faults, clear_taints, nemesis};
+use super::overruns;
 use super::witness::Witness;
 use super::worker::Handle;
 use super::zygote;
@@ -15,6 +16,7 @@ use crate::observe::{LogRecord, MessageLog};
 use crate::process::scripted::{Leftovers, stage};
 use crate::rules::sim::random::Random;
 use crate::rules::sim::reach::hit;
+use futures::StreamExt;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -37,6 +39,8 @@ pub(super) struct World {
     leftovers: Mutex<Vec<(String, Leftovers)>>,
     story: Mutex<Vec<String>>,
     log: Mutex<Option<MessageLog>>,
+    cancel_grace: Duration,
+    pub(super) stream_credit: u64,
     size: AtomicUsize,
     is_stopping: AtomicBool,
     clients_are_done: AtomicBool,
@@ -81,6 +85,8 @@ impl World {
         let began = clock::now();
         Self {
             calm_at: began + Duration::from_millis(random.between(50, 500)),
+            cancel_grace: Duration::from_millis(if faults.are_none() { 60 } else { random.between(0, 20) }),
+            stream_credit: random.between(1, 8),
             size: AtomicUsize::new(random.between(1, 3) as usize),
             random: Mutex::new(random),
             faults,
@@ -106,13 +112,13 @@ impl World {
             .concurrency(concurrency as usize)
             .max_queue_size(if self.one_in(3) { self.between(0, 4) } else { 64 } as usize)
             .queue_timeout(ms(if self.one_in(2) { 60_000 } else { self.between(2, 60) }))
-            .cancel_grace(ms(if self.faults.are_none() { 60 } else { self.between(0, 20) }))
+            .cancel_grace(self.cancel_grace)
             .retire_grace(ms(self.between(1, 100)))
             .shutdown_grace(SHUTDOWN_GRACE)
             .start_timeout(ms(100))
             .restart_budget(self.between(2, 20) as usize, ms(200))
             .restart_backoff(ms(1), ms(20))
-            .stream_credit(self.between(1, 8) as usize, 1 << 20);
+            .stream_credit(self.stream_credit as usize, 1 << 20);
         if self.one_in(2) {
             pool = pool.heartbeat(ms(self.between(10, 40)));
         }
@@ -140,6 +146,7 @@ impl World {
             }
         };
         *lock(&self.log) = Some(py.message_log());
+        let records = py.message_log().follow();
         self.note(|| "started".to_owned());
         let core = Arc::downgrade(py.core());
         let nemesis = spawn_local(nemesis(Arc::clone(self), py.clone()));
@@ -160,6 +167,8 @@ impl World {
         }
         self.until("what was asked of the pool is answered", async || lock(&self.pending).is_empty()).await;
         self.end(py, sessions, core).await;
+        let records = self.within("the message log ends", records.collect()).await;
+        overruns::judge(records, &mut self.witness(), self.cancel_grace);
     }
 
     async fn come_to_rest(&self, py: &SnakeBridge, sessions: &clients::Sessions) {
