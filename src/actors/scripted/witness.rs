@@ -33,6 +33,8 @@ pub(super) struct Asked {
 #[derive(Debug)]
 struct Record {
     asked: Asked,
+    /// The home of its session when it was asked.
+    home_then: Option<String>,
     deadline: Option<Instant>,
     begun: Vec<String>,
     /// Its worker has said how it ended.
@@ -69,7 +71,9 @@ impl Record {
 #[derive(Default)]
 pub(super) struct Witness {
     calls: BTreeMap<u64, Record>,
-    last_begun: BTreeMap<((usize, u64), Carries), u64>,
+    /// Of a session, and of those that use its namespace, or refs in one worker, or neither.
+    last_begun: BTreeMap<((usize, u64), bool, String), u64>,
+    last_begun_there: BTreeMap<((usize, u64), String), u64>,
     homes: BTreeMap<(usize, u64), String>,
     /// The `strict_queue` call of a session that runs in a worker.
     running: BTreeMap<((usize, u64), String), u64>,
@@ -109,6 +113,7 @@ impl Witness {
     pub(super) fn asked(&mut self, asked: Asked) -> u64 {
         let number = self.calls.len() as u64 + 1;
         let record = Record {
+            home_then: self.homes.get(&asked.session).cloned(),
             deadline: asked.timeout.map(|timeout| clock::now() + timeout),
             asked,
             begun: Vec::new(),
@@ -132,7 +137,7 @@ impl Witness {
         record.begun.push(worker.to_owned());
         // What a run before has said is no word of this one.
         (record.is_finished, record.is_raised, record.is_sent) = (false, false, false);
-        let asked = record.asked.clone();
+        let (asked, home_then) = (record.asked.clone(), record.home_then.clone());
         let (times, never_ran, outcome) = (record.begun.len(), record.never_ran, record.outcome.clone());
         self.check(times <= 1 + usize::from(asked.is_idempotent), || format!("call {number} begins {times} times"));
         self.check(!never_ran, || format!("call {number} begins after {outcome:?}"));
@@ -154,7 +159,15 @@ impl Witness {
         if asked.affinity == Affinity::StrictQueue {
             let beside = self.running.insert((asked.session, worker.to_owned()), number);
             self.check(beside.is_none(), || format!("call {number} runs beside {beside:?}"));
-            let last = self.last_begun.insert((asked.session, asked.carries), number);
+            // One that waited for another home has waited for another worker.
+            let may_move = self.faults.resets || self.rehoming.contains(&asked.session.0);
+            let is_for_it =
+                !may_move && home_then.as_deref() == Some(worker) || matches!(asked.carries, Carries::Ref(_));
+            let here = (asked.session, worker.to_owned());
+            let there = is_for_it.then(|| self.last_begun_there.insert(here, number)).flatten();
+            let place = if let Carries::Ref(_) = asked.carries { worker } else { "" };
+            let line = (asked.session, asked.carries == Carries::Namespace, place.to_owned());
+            let last = self.last_begun.insert(line, number).max(there);
             self.check(last.is_none_or(|last| last < number), || format!("call {number} begins after {last:?}"));
         }
     }
