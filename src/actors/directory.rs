@@ -186,7 +186,9 @@ impl Directory {
     /// No session starts from now on; all that live end.
     pub(crate) fn close(&self) -> Closing {
         let mut inner = self.lock();
-        let keys: Vec<_> = inner.by_id.values().map(|entry| entry.state.key.clone()).collect();
+        let mut keys: Vec<_> = inner.by_id.values().map(|entry| entry.state.key.clone()).collect();
+        // Else a run could not be repeated.
+        keys.sort_unstable();
         for key in keys {
             inner.end(&key, EndReason::Shutdown, None);
         }

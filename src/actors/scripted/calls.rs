@@ -1,5 +1,6 @@
 //! What a worker does with a call.
 
+use super::witness::Witness;
 use super::worker::{Items, Job, Process, Told};
 use crate::clock;
 use crate::pickle::to_fragment;
@@ -14,6 +15,9 @@ use std::time::Duration;
 
 /// What a call gives: its number, and something that may be large.
 pub(super) type Answer = (u64, Option<String>);
+
+/// The first item of what a call made is this times its number, and each is one more than the one before.
+pub(super) const ITEMS: u64 = 1_000;
 
 /// How a call ends.
 enum End {
@@ -95,6 +99,7 @@ impl Process {
                 let released = self.released();
                 return self.send(|_| FromWorker::Passed { seq, released }, Vec::new()).await;
             }
+            self.world.witness().runs.begin(&self.name, seq);
             let (steps, want) = decode_plan(&job.order.plan);
             let run = Run { entry, seq, steps, want, numbers: numbers(&job.body) };
             let numbers = &run.numbers;
@@ -102,13 +107,13 @@ impl Process {
             let end = match &run.steps[0] {
                 Step::Batch => return self.batch(seq, numbers[0], numbers[1]).await,
                 Step::Close | Step::Exit => {
-                    self.work(seq, None, self.world.below(3)).await;
+                    self.work(seq, self.world.below(3), |_| {}).await;
                     End::Value(pickled(&()))
                 }
                 first => {
                     // Behind the ref that it works on.
                     let number = if matches!(first, Step::Method { .. }) { numbers[1] } else { numbers[0] };
-                    self.begin(number);
+                    self.begin(seq, number);
                     self.may_die("at its begin").await;
                     let end = self.act(&run, kept).await;
                     self.may_die("before its answer").await;
@@ -126,9 +131,11 @@ impl Process {
         })
     }
 
-    fn begin(&self, number: u64) {
+    fn begin(&self, seq: u64, number: u64) {
         self.world.note(|| format!("{} begins {number}", self.name));
-        self.world.witness().begin(number, &self.name);
+        let mut witness = self.world.witness();
+        witness.runs.is_of(&self.name, seq, number);
+        witness.begin(number, &self.name);
     }
 
     async fn may_die(&self, phase: &str) {
@@ -162,7 +169,7 @@ impl Process {
             self.world.below(3)
         };
         let called = if matches!(first, Step::Method { .. }) { numbers[1] } else { number };
-        if self.work(seq, Some(called), length).await {
+        if self.work(seq, length, |witness| witness.interrupted(called)).await {
             hit("an interrupt is obeyed".into());
             return End::Raised("CallCancelled");
         }
@@ -179,7 +186,7 @@ impl Process {
             1 if self.world.faults.taints && self.world.one_in(4) => End::Raised("MemoryError"),
             1 => End::Unsendable,
             _ if steps.contains(&Step::Stream) => {
-                End::Ref(Some(Items { first: called * 1_000, sent: 0, all: self.world.below(40) }))
+                End::Ref(Some(Items { of: called, sent: 0, all: self.world.below(40) }))
             }
             _ => match want.first() {
                 Some(1) => End::Ref(None),
@@ -192,14 +199,16 @@ impl Process {
         }
     }
 
-    /// Runs for so many milliseconds; whether it was interrupted.
-    async fn work(&self, seq: u64, called: Option<u64>, length: u64) -> bool {
-        let until = clock::now().checked_add(Duration::from_millis(length.min(1_000_000)));
+    /// Runs for so many milliseconds; whether it was interrupted. One without an end that nobody wants to end has one
+    /// in a calm world; one that does not heed that it is to end has none but that of its worker.
+    async fn work(&self, seq: u64, length: u64, interrupted: impl Fn(&mut Witness)) -> bool {
+        let until = (length < u64::MAX).then(|| clock::now() + Duration::from_millis(length));
         let is_deaf = self.world.faults.deafness && self.world.one_in(3);
-        while until.is_none_or(|until| clock::now() < until) && !(length == u64::MAX && self.world.is_calm()) {
-            let is_told = self.link().page.interrupted(seq) == seq;
-            if let Some(number) = called.filter(|_| is_told) {
-                self.world.witness().interrupted(number);
+        let mut is_told = false;
+        while until.map_or(is_told || !self.world.is_calm(), |until| clock::now() < until) {
+            if !is_told && self.link().page.interrupted(seq) == seq {
+                is_told = true;
+                interrupted(&mut self.world.witness());
             }
             if is_told && !is_deaf {
                 return true;
@@ -305,13 +314,19 @@ impl Process {
             End::NoSuchRef(id) => self.send(reply(Ended::NoSuchRef, Vec::new()), pickled(&id)).await,
             End::Unsendable => self.send(reply(Ended::Unsendable, Vec::new()), pickled(&"not that")).await,
         }
+        self.world.witness().runs.answer(&self.name, seq);
+    }
+
+    /// Which call an iteration is of.
+    fn iteration(&self, id: u64) -> Option<u64> {
+        self.held.borrow().objects.get(&id)?.as_ref().map(|items| items.of)
     }
 
     /// Some items of an iteration, and whether they are the last; `None`: there is no such iteration.
     fn take_items(&self, id: u64, most: u64) -> Option<(Vec<u64>, bool)> {
         let mut held = self.held.borrow_mut();
         let items = held.objects.get_mut(&id)?.as_mut()?;
-        let first = items.first + items.sent;
+        let first = items.of * ITEMS + items.sent;
         let count = self.world.between(1, most).min(items.all - items.sent);
         items.sent += count;
         Some(((first..first + count).collect(), items.sent == items.all))
@@ -319,16 +334,20 @@ impl Process {
 
     /// The next items of an iteration, in parts where they are slow.
     async fn batch(&self, seq: u64, id: u64, asked: u64) {
+        let Some(number) = self.iteration(id) else {
+            return self.answer(seq, End::NoSuchRef(id)).await;
+        };
         let mut left = asked;
         loop {
             self.may_die("in a batch").await;
-            if self.work(seq, None, self.world.below(3)).await {
+            if self.work(seq, self.world.below(3), |witness| witness.batch_interrupted(number)).await {
                 return self.answer(seq, End::Raised("CallCancelled")).await;
             }
             let Some((items, is_over)) = self.take_items(id, left) else {
                 return self.answer(seq, End::NoSuchRef(id)).await;
             };
-            left -= items.len() as u64;
+            let count = items.len() as u64;
+            left -= count;
             let raises = is_over && self.world.one_in(4);
             let end = match is_over {
                 true if raises => Some(Bytes::from(described("ValueError"))),
@@ -337,14 +356,14 @@ impl Process {
             };
             let body = pickled(&(items, end));
             if is_over || left == 0 || self.world.one_in(2) {
-                let released = self.released();
-                let reply = |body| FromWorker::Reply { seq, ended: Ended::Value, body, released, refs: Vec::new() };
-                return self.send(reply, body).await;
+                self.answer(seq, End::Value(body)).await;
+                return self.world.witness().gave(number, count, is_over.then_some(raises), self.world.stream_credit);
             }
             hit("a part of a batch".into());
             let part =
                 |body| FromWorker::Reply { seq, ended: Ended::Part, body, released: Vec::new(), refs: Vec::new() };
             self.send(part, body).await;
+            self.world.witness().gave(number, count, None, self.world.stream_credit);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The clients: they use a bridge as programs do, and are impatient.
 
-use super::calls::Answer;
+use super::calls::{Answer, ITEMS};
 use super::faults::said;
 use super::witness::{Asked, Carries};
 use super::world::World;
@@ -59,7 +59,7 @@ async fn inner_call(world: &Arc<World>, session: &Session, index: usize) -> Resu
         carries: Carries::Nothing,
         is_idempotent: false,
         is_inner: true,
-        has_deadline: true,
+        timeout: None,
     });
     world.note(|| format!("{number} asked inside of another"));
     let unheard = Unheard { world: Arc::clone(world), number: Some(number) };
@@ -125,14 +125,14 @@ impl Client {
         &self.sessions.0[self.index].0
     }
 
-    /// Asks for a call, as impatient as the seed says. `None`: it was given up.
+    /// Asks for a call, as impatient as the seed says: its number, and what came of it. `None`: it was given up.
     async fn ask<R: 'static, F: Future<Output = Result<R>>>(
         &self,
         carries: Carries,
         build: impl FnOnce(u64) -> Call,
         finish: impl FnOnce(Call) -> F,
         answer: impl FnOnce(&R) -> Option<u64>,
-    ) -> Option<Result<R>> {
+    ) -> Option<(u64, Result<R>)> {
         let world = &self.world;
         let affinity = world.affinities[world.below(world.affinities.len() as u64) as usize];
         let limit = (world.faults.deadlines && world.one_in(3)).then(|| Duration::from_millis(world.between(0, 60)));
@@ -143,10 +143,10 @@ impl Client {
             carries,
             is_idempotent,
             is_inner: false,
-            has_deadline: limit.is_some(),
+            timeout: limit,
         };
         let number = world.witness().asked(asked.clone());
-        world.note(|| format!("{number} asked: {asked:?} {limit:?}"));
+        world.note(|| format!("{number} asked: {asked:?}"));
         let mut call = build(number).affinity(affinity);
         if is_idempotent {
             call = call.idempotent();
@@ -166,11 +166,11 @@ impl Client {
                 world.witness().given_up(number);
                 return None;
             };
-            return Some(self.told(number, outcome, answer));
+            return Some((number, self.told(number, outcome, answer)));
         }
         let until = clock::now() + limit.map_or(PATIENCE, |limit| limit + LATE);
         match timeout_at(until.into(), call).await {
-            Ok(outcome) => Some(self.told(number, outcome, answer)),
+            Ok(outcome) => Some((number, self.told(number, outcome, answer))),
             Err(_) => {
                 world.fail(format!("call {number} has no answer"));
                 world.witness().given_up(number);
@@ -204,26 +204,26 @@ impl Client {
     async fn uses_a_ref(&self) {
         let build = |number| self.session().call("m", "make", (number,));
         let made = self.ask(Carries::Nothing, build, Call::into_ref, |_| None).await;
-        let Some(Ok(object)) = made else { return };
+        let Some((made, Ok(object))) = made else { return };
+        self.world.witness().made_in(made, &object.worker().to_string());
         for _ in 0..self.world.below(4) {
             self.world.pause(4).await;
-            let carries = Carries::Ref(object.worker().to_string());
             let build = |number| object.call_method("f", (number,));
-            self.ask(carries, build, Call::extract::<Answer>, |answer| Some(answer.0)).await;
+            self.ask(Carries::Ref(made), build, Call::extract::<Answer>, |answer| Some(answer.0)).await;
         }
     }
 
     async fn reads_a_stream(&self) {
         let build = |number| self.session().call("m", "items", (number,));
         let opened = self.ask(Carries::Nothing, build, Call::stream::<u64>, |_| None).await;
-        let Some(Ok(mut stream)) = opened else { return };
-        let (mut last, mut left) = (None, self.world.below(60));
-        loop {
-            if left == 0 {
+        let Some((made, Ok(mut stream))) = opened else { return };
+        let worker = stream.worker().to_string();
+        let patience = self.world.below(60);
+        for count in 0.. {
+            if count == patience {
                 hit("a stream is dropped".into());
-                return;
+                return self.world.witness().left(made);
             }
-            left -= 1;
             self.world.pause(2).await;
             let item = match timeout(PATIENCE, stream.next()).await {
                 Ok(item) => item,
@@ -231,14 +231,14 @@ impl Client {
             };
             match item {
                 Some(Ok(item)) => {
-                    let is_next = last.map_or(item % 1_000 == 0, |last: u64| item == last + 1);
-                    if !is_next {
-                        self.world.fail(format!("item {item} comes after {last:?}"));
+                    self.world.witness().took(made);
+                    if item != made * ITEMS + count {
+                        self.world.fail(format!("item {item} comes after {count} of {made}"));
                     }
-                    last = Some(item);
                 }
                 Some(Err(error)) => {
                     hit(format!("stream: {}", error.code()));
+                    self.world.witness().read(made, &worker, Some(&error));
                     // It waits its turn, whatever the affinity and the queue's limits say.
                     let is_fair =
                         !matches!(error.code(), "worker_busy" | "pool_saturated" | "pool_degraded" | "queue_timeout");
@@ -251,7 +251,10 @@ impl Client {
                     }
                     return;
                 }
-                None => return hit("a stream is read to its end".into()),
+                None => {
+                    hit("a stream is read to its end".into());
+                    return self.world.witness().read(made, &worker, None);
+                }
             }
         }
     }

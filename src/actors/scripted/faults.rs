@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// What goes wrong in this one.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Faults {
     /// Workers die: from outside, in any phase of a call, and while they start.
     pub(super) kills: bool,

@@ -8,6 +8,7 @@
 mod calls;
 mod clients;
 mod faults;
+mod overruns;
 mod reach;
 mod witness;
 mod worker;

@@ -70,9 +70,9 @@ pub(super) struct Job {
     pub(super) body: Vec<u8>,
 }
 
-/// What it can iterate over: how many items, and how many were sent.
+/// What it can iterate over: which call made it, how many items, and how many were sent.
 pub(super) struct Items {
-    pub(super) first: u64,
+    pub(super) of: u64,
     pub(super) sent: u64,
     pub(super) all: u64,
 }
@@ -137,7 +137,12 @@ impl Process {
     }
 
     async fn killed(&self, leash: &Leash) {
-        if let Either::Right(_) = select(pin!(leash.let_go()), pin!(self.handle.kill.notified())).await {
+        let is_by_host = match select(pin!(leash.let_go()), pin!(self.handle.kill.notified())).await {
+            Either::Left(_) => true,
+            Either::Right(_) => false,
+        };
+        self.world.witness().runs.kill(&self.name, is_by_host, |seq| self.link().page.interrupted(seq) == seq);
+        if !is_by_host {
             return;
         }
         // A task may be in the kernel.

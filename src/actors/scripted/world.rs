@@ -2,6 +2,7 @@
 
 use super::clients;
 use super::faults::{Faults, clear_taints, nemesis};
+use super::overruns;
 use super::witness::Witness;
 use super::worker::Handle;
 use super::zygote;
@@ -15,6 +16,7 @@ use crate::observe::{LogRecord, MessageLog};
 use crate::process::scripted::{Leftovers, stage};
 use crate::rules::sim::random::Random;
 use crate::rules::sim::reach::hit;
+use futures::StreamExt;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -37,6 +39,8 @@ pub(super) struct World {
     leftovers: Mutex<Vec<(String, Leftovers)>>,
     story: Mutex<Vec<String>>,
     log: Mutex<Option<MessageLog>>,
+    cancel_grace: Duration,
+    pub(super) stream_credit: u64,
     size: AtomicUsize,
     is_stopping: AtomicBool,
     clients_are_done: AtomicBool,
@@ -81,6 +85,8 @@ impl World {
         let began = clock::now();
         Self {
             calm_at: began + Duration::from_millis(random.between(50, 500)),
+            cancel_grace: Duration::from_millis(if faults.are_none() { 60 } else { random.between(0, 20) }),
+            stream_credit: random.between(1, 8),
             size: AtomicUsize::new(random.between(1, 3) as usize),
             random: Mutex::new(random),
             faults,
@@ -106,13 +112,13 @@ impl World {
             .concurrency(concurrency as usize)
             .max_queue_size(if self.one_in(3) { self.between(0, 4) } else { 64 } as usize)
             .queue_timeout(ms(if self.one_in(2) { 60_000 } else { self.between(2, 60) }))
-            .cancel_grace(ms(if self.faults.are_none() { 60 } else { self.between(0, 20) }))
+            .cancel_grace(self.cancel_grace)
             .retire_grace(ms(self.between(1, 100)))
             .shutdown_grace(SHUTDOWN_GRACE)
             .start_timeout(ms(100))
             .restart_budget(self.between(2, 20) as usize, ms(200))
             .restart_backoff(ms(1), ms(20))
-            .stream_credit(self.between(1, 8) as usize, 1 << 20);
+            .stream_credit(self.stream_credit as usize, 1 << 20);
         if self.one_in(2) {
             pool = pool.heartbeat(ms(self.between(10, 40)));
         }
@@ -140,6 +146,7 @@ impl World {
             }
         };
         *lock(&self.log) = Some(py.message_log());
+        let records = py.message_log().follow();
         self.note(|| "started".to_owned());
         let core = Arc::downgrade(py.core());
         let nemesis = spawn_local(nemesis(Arc::clone(self), py.clone()));
@@ -153,13 +160,15 @@ impl World {
             limit.unwrap_or_else(|_| panic!("these calls are never answered: {unanswered:?}")).expect("a client");
         }
         self.clients_are_done.store(true, Ordering::Relaxed);
-        nemesis.await.expect("the nemesis does not panic");
+        self.within("the nemesis is heard", nemesis).await.expect("the nemesis does not panic");
         self.note(|| "calm".to_owned());
         if !self.is_stopping() {
             self.come_to_rest(&py, &sessions).await;
         }
         self.until("what was asked of the pool is answered", async || lock(&self.pending).is_empty()).await;
         self.end(py, sessions, core).await;
+        let records = self.within("the message log ends", records.collect()).await;
+        overruns::judge(records, &mut self.witness(), self.cancel_grace);
     }
 
     async fn come_to_rest(&self, py: &SnakeBridge, sessions: &clients::Sessions) {
@@ -172,7 +181,7 @@ impl World {
         })
         .await;
         for session in sessions.all() {
-            session.release().await.expect("the bridge runs");
+            self.within("a session is released", session.release()).await.expect("the bridge runs");
         }
         self.until("nothing is left of the sessions", async || {
             let stats = py.stats().await;
@@ -191,7 +200,7 @@ impl World {
         drop(sessions);
         let began = clock::now();
         if self.one_in(2) {
-            py.shutdown().await.expect("nothing else can be said");
+            self.within("the bridge is shut down", py.shutdown()).await.expect("nothing else can be said");
             drop(py);
         } else {
             drop(py);
@@ -212,9 +221,16 @@ impl World {
         .await;
     }
 
+    async fn within<T>(&self, what: &str, future: impl Future<Output = T>) -> T {
+        match tokio::time::timeout(PATIENCE, future).await {
+            Ok(outcome) => outcome,
+            Err(_) => panic!("it never comes true that {what}"),
+        }
+    }
+
     async fn until(&self, what: &str, holds: impl AsyncFn() -> bool) {
         let limit = clock::now() + PATIENCE;
-        while !holds().await {
+        while !self.within(what, holds()).await {
             if clock::now() > limit {
                 let kept = lock(&self.leftovers);
                 let kept: Vec<_> = kept.iter().filter(|(_, ends)| ends.are_left()).map(|(name, _)| name).collect();

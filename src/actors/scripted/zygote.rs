@@ -15,7 +15,7 @@ use tokio::task::spawn_local;
 pub(super) async fn play(world: Arc<World>, mut wanted: mpsc::UnboundedReceiver<Wanted>) {
     while let Some(wanted) = wanted.recv().await {
         world.pause(8).await;
-        if world.faults.failed_zygotes && !world.is_calm() && world.one_in(3) {
+        if world.faults.failed_zygotes && !world.is_calm() && world.one_in(2) {
             hit("a zygote does not start".into());
             wanted.fail(false, "no such luck");
             continue;
