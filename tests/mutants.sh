@@ -12,7 +12,7 @@ limit=60
 mapfile -t table < <(grep -v '^#' tests/mutants.txt | grep .)
 
 # A name that stands in one place and not in the other would never be run, or survive for ever.
-difference="$(diff <(printf '%s\n' "${table[@]}" | cut -d' ' -f1 | sort) \
+difference="$(diff <(printf '%s\n' "${table[@]}" | cut -d' ' -f1 | sort -u) \
     <(grep -rhoE 'mutant!\("[a-z_.]+"\)|^ *\(?"python\.[a-z_]+",' src | grep -oE '"[^"]+"' | tr -d '"' |
         grep -vx name | sort -u) || true)"
 if [ -n "$difference" ]; then
@@ -29,18 +29,18 @@ if [ "${1-}" = --rotate ]; then
 elif [ $# -gt 0 ]; then
     chosen=()
     for name in "$@"; do
-        line="$(printf '%s\n' "${table[@]}" | grep -E "^${name//./\\.} ")" || {
+        lines="$(printf '%s\n' "${table[@]}" | grep -E "^${name//./\\.} ")" || {
             echo "no mutant $name" >&2
             exit 1
         }
-        chosen+=("$line")
+        mapfile -t -O "${#chosen[@]}" chosen <<<"$lines"
     done
 else
     chosen=("${table[@]}")
 fi
 
 # More than by hand would be beyond the limit.
-unset SNAKEBRIDGE_SIM_SEEDS
+unset SNAKEBRIDGE_SIM_SEEDS SNAKEBRIDGE_ACTOR_SEEDS SNAKEBRIDGE_FUZZ_SECONDS SNAKEBRIDGE_CODEC_ROUNDS
 # What was built without it has no bugs, and they would all survive.
 export SNAKEBRIDGE_WITH_MUTANTS=1
 built="$(cargo test --no-run --features mutants --lib --test it 2>&1)" || {
