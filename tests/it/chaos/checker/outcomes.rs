@@ -101,7 +101,10 @@ pub(super) fn outcomes_tell_what_happened(index: &Index<'_>) -> Verdict {
         };
         let dead = dead.ok_or_else(|| format!("crashed in no worker: {life}"))?;
         must(exited.contains(&dead), || format!("{dead} did not exit: {life}"))?;
-        let elsewhere = life.begin.is_some() && !life.began_in(dead);
+        // Its last run may have died before its function wrote anything.
+        let was_again = life.earlier.is_none() && life.begin.is_some_and(|first| exited.contains(&first.worker));
+        let is_last = life.invoke.is_idempotent && was_again;
+        let elsewhere = life.begin.is_some() && !life.began_in(dead) && !is_last;
         must(!elsewhere, || format!("not begun in {dead}, which died: {life}"))?;
         if is_open {
             continue;
@@ -111,7 +114,7 @@ pub(super) fn outcomes_tell_what_happened(index: &Index<'_>) -> Verdict {
         }
         let records = index.workers.get(&dead).map_or(&[][..], Vec::as_slice);
         let last = records.iter().rfind(|record| record.kind == Kind::Begin).map(|record| record.call);
-        let was_last = life.begin.is_none_or(|begin| last == Some(begin.call));
+        let was_last = !life.began_in(dead) || last == Some(life.invoke.id);
         must(was_last, || format!("{dead} went on to begin {last:?}: {life}"))?;
     }
     Ok(())

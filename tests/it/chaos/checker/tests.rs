@@ -248,6 +248,16 @@ fn rule_2_an_idempotent_call_begins_once_more_elsewhere() {
     assert_eq!(check(&crashes(begins_again(&[A1])).history), Ok(()));
     assert!(rejected(&crashes(begins_again(&[A0_NEXT]))));
     assert!(rejected(&crashes(begins_again(&[A1, A0]))));
+    // The second run dies before it writes anything.
+    let dies_at_once = |mut scribe: Scribe| {
+        scribe.exits(A1);
+        scribe.outcome(30, How::Failed { code: "worker_crashed", ran: Ran::Maybe, worker: Some(A1) }, &[]);
+        check(&scribe.history)
+    };
+    assert_eq!(dies_at_once(begins_again(&[])), Ok(()));
+    let mut scribe = begins_again(&[]);
+    scribe.invoke_of(30).is_idempotent = false;
+    assert!(dies_at_once(scribe).unwrap_err()[0].contains("not begun in a/1#1, which died"));
     let mut scribe = begins_again(&[A1]);
     scribe.record(Kind::Start, 0, A0_NEXT, 0);
     assert!(rejected(&crashes(scribe)), "the first still does something");
