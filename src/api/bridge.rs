@@ -795,13 +795,18 @@ pub(crate) fn end_session(life: Arc<Life>, id: Option<SessionId>) -> impl Future
     async move {
         let Some(id) = id else { return Ok(()) };
         let (done, ended) = oneshot::channel();
-        life.core.directory.release(&id, done);
-        if scope::current(&life).is_some() {
+        let core = &life.core;
+        let Some(session) = core.directory.release(&id, done) else { return Ok(()) };
+        if scope::current(&life).is_some() || ended.await.is_ok() {
             return Ok(());
         }
-        // Dropped unsent if there is none, or the bridge is gone: nothing is left of it either way.
-        let _over = ended.await;
-        Ok(())
+        // Its actor had told of its end before it was asked: the registry hears of that before this.
+        let _handled = core.registry.send(CountRefs).await;
+        // Nothing is left of it where the bridge is gone.
+        match core.directory.is_ending(&session) && !core.is_stopping() {
+            true => Err(core.unanswered()),
+            false => Ok(()),
+        }
     }
 }
 

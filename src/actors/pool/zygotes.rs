@@ -197,7 +197,8 @@ fn end_after(kept: oneshot::Receiver<()>, namespace: Namespace, zygote: Number, 
     actix_rt::spawn(async move {
         let _let_go = kept.await;
         namespace.end().await;
-        pool.do_send(NamespaceEmpty { zygote });
+        // Until it is seen: a panic may lose it.
+        while pool.send(NamespaceEmpty { zygote }).await.is_err() && pool.connected() {}
     });
 }
 
@@ -213,8 +214,8 @@ impl Handler<NamespaceEmpty> for PoolSupervisor {
 
     fn handle(&mut self, NamespaceEmpty { zygote }: NamespaceEmpty, ctx: &mut Context<Self>) {
         self.journal.note(Handled::NamespaceEmpty, None, None, || "seen");
-        let was_there = self.zygotes.namespaces.remove(&zygote).is_some();
-        if was_there && matches!(self.seat, Seat::Left) && self.end_zygotes(ctx) {
+        self.zygotes.namespaces.remove(&zygote);
+        if matches!(self.seat, Seat::Left) && self.end_zygotes(ctx) {
             self.stopped();
         }
     }
