@@ -151,10 +151,13 @@ impl Core {
             return;
         }
         let winding_up = WindingUp(Arc::clone(&self));
-        if !self.arbiter.spawn(async move { winding_up.0.wind_up().await }) {
+        // Before whoever waits is told by its drop, should no task be taken.
+        self.stranded.store(true, Ordering::Release);
+        if self.arbiter.spawn(async move { winding_up.0.wind_up().await }) {
+            self.stranded.store(false, Ordering::Release);
+        } else {
             // It was told to stop. Its actors go when its thread ends, which may take as long as the
             // program, and until then they answer.
-            self.stranded.store(true, Ordering::Release);
             for pool in self.pools.values() {
                 pool.addr.do_send(Shutdown);
             }
