@@ -760,7 +760,9 @@ impl SnakeBridge {
     }
 
     /// Stops the bridge: calls that wait are refused, running ones have their pool's
-    /// `shutdown_grace`, then everything is killed. Resolves when no process is left.
+    /// `shutdown_grace`, then everything is killed. Resolves when no process is left, and no thread of the
+    /// bridge; where these are its own, what a function that Python called has left on their blocking threads
+    /// is waited for 500 ms, and then left with a warning.
     ///
     /// Later calls get `ShuttingDown`. Without it, the bridge stops when its last handle, ref and
     /// call is gone.
@@ -782,7 +784,7 @@ impl SnakeBridge {
         async move {
             Arc::clone(&core).stop();
             core.until_stopped().await;
-            core.join_threads();
+            core.threads_ended().await;
             Ok(())
         }
     }

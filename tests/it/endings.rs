@@ -116,6 +116,41 @@ fn two_hundred_starts_and_stops_in_one_process_leave_nothing_however_each_ends()
 }
 
 #[test]
+fn a_shutdown_is_over_though_a_function_that_python_called_is_stuck_on_a_blocking_thread() {
+    if !alone("endings::a_shutdown_is_over_though_a_function_that_python_called_is_stuck_on_a_blocking_thread") {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for per_pool in [false, true] {
+        runtime.block_on(async {
+            let builder = SnakeBridge::builder().pool(pool("p", 1).shutdown_grace(Duration::from_millis(200)));
+            let builder = if per_pool { builder.thread_per_pool() } else { builder };
+            let py = within("the start", builder.start()).await.unwrap();
+            let (begins, begun) = std::sync::mpsc::channel();
+            let stuck = move |(): ()| {
+                let begins = begins.clone();
+                async move {
+                    let sleep = move || {
+                        begins.send(()).unwrap();
+                        std::thread::sleep(Duration::from_secs(30));
+                    };
+                    tokio::task::spawn_blocking(sleep).await.unwrap();
+                    Ok(())
+                }
+            };
+            py.register("stuck", stuck).unwrap();
+            let call = tokio::spawn(py.eval("__import__('snakebridge').host.call('stuck')").discard());
+            until("it to be stuck", || async { begun.try_recv().is_ok() }).await;
+            let begun = Instant::now();
+            within("the shutdown", py.shutdown()).await.unwrap();
+            assert!(begun.elapsed() < Duration::from_millis(2_200), "{:?}", begun.elapsed());
+            assert_eq!(within("the call", call).await.unwrap().unwrap_err().ran(), Ran::Maybe);
+        });
+    }
+    // What is stuck ends with this process.
+}
+
+#[test]
 fn workers_whose_init_fails_leave_no_descriptor() {
     if !alone("endings::workers_whose_init_fails_leave_no_descriptor") {
         return;
