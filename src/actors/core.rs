@@ -193,6 +193,7 @@ impl Core {
         }
         if !self.is_told.swap(true, Ordering::AcqRel) {
             self.observers.events.emit(Fact::BridgeStopped {});
+            self.observers.events.close().await;
         }
     }
 

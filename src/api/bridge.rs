@@ -559,7 +559,9 @@ impl SnakeBridge {
         self.core().observers.events.stream()
     }
 
-    /// Sends every lifecycle event from this moment on to an actor.
+    /// Sends every lifecycle event from this moment on to an actor, the next when it has handled the one before.
+    /// One that lags more than 4,096 events behind misses the oldest, and a warning is logged. When the bridge has
+    /// stopped it has 500 ms for what is left.
     ///
     /// ```
     /// use actix::prelude::*;
@@ -585,7 +587,9 @@ impl SnakeBridge {
     /// }
     /// ```
     pub fn subscribe(&self, subscriber: Recipient<Event>) {
-        self.core().observers.events.subscribe(subscriber);
+        let feed = self.core().observers.events.feed(subscriber);
+        // Where the arbiter of the bridge has stopped, nothing is told any more.
+        let _has_stopped = self.core().arbiter.spawn(feed);
     }
 
     /// The log of what the actors of this bridge handled, and what came of it: at its default level
