@@ -4,17 +4,17 @@ use super::directory::Directory;
 use super::functions::Functions;
 use super::pool::{Leave, PoolSupervisor, Shutdown};
 use super::registry::{Close, Registry};
+use super::threads::{OwnThread, PoolThread};
 use crate::config::{Config, PoolConfig};
 use crate::error::{Error, Ran, Result};
 use crate::event::Fact;
 use crate::id::{CallId, PoolName};
 use crate::observe::Observers;
 use actix::{Actor, Addr, Context, Handler, Message};
-use actix_rt::{Arbiter, ArbiterHandle};
+use actix_rt::ArbiterHandle;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use tokio::sync::watch;
 
 pub(crate) struct Core {
@@ -34,9 +34,9 @@ pub(crate) struct Core {
     stranded: AtomicBool,
     is_told: AtomicBool,
     stopped: watch::Sender<bool>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Mutex<Option<OwnThread>>,
     /// One for each pool, or none.
-    pool_threads: Mutex<Vec<Arbiter>>,
+    pool_threads: Mutex<Vec<PoolThread>>,
 }
 
 /// Held by whatever can still use the bridge; the last one to go stops it.
@@ -94,7 +94,7 @@ where
 impl Core {
     pub(crate) fn new(
         pools: BTreeMap<PoolName, PoolEntry>,
-        pool_threads: Vec<Arbiter>,
+        pool_threads: Vec<PoolThread>,
         config: &Config,
         arbiter: ArbiterHandle,
         registry: Addr<Registry>,
@@ -126,22 +126,17 @@ impl Core {
     }
 
     /// The thread that the bridge lives on, if it has one of its own.
-    pub(crate) fn own_thread(&self, thread: JoinHandle<()>) {
+    pub(crate) fn own_thread(&self, thread: OwnThread) {
         *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
     }
 
-    /// Waits for that thread and those of the pools, which end as soon as the bridge has stopped.
-    pub(crate) fn join_threads(&self) {
+    /// Resolves when that thread and those of the pools have ended, which they do as soon as the bridge has stopped.
+    pub(crate) async fn threads_ended(&self) {
         let pool_threads = std::mem::take(&mut *self.pool_threads.lock().unwrap_or_else(PoisonError::into_inner));
-        for thread in pool_threads {
-            let _panicked = thread.join();
-        }
+        PoolThread::all_ended(pool_threads).await;
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread
-            && thread.thread().id() != std::thread::current().id()
-        {
-            // A panic on it was told to everyone who waited for an answer.
-            let _panicked = thread.join();
+        if let Some(thread) = thread {
+            thread.ended().await;
         }
     }
 
@@ -151,10 +146,13 @@ impl Core {
             return;
         }
         let winding_up = WindingUp(Arc::clone(&self));
-        if !self.arbiter.spawn(async move { winding_up.0.wind_up().await }) {
+        // Before whoever waits is told by its drop, should no task be taken.
+        self.stranded.store(true, Ordering::Release);
+        if self.arbiter.spawn(async move { winding_up.0.wind_up().await }) {
+            self.stranded.store(false, Ordering::Release);
+        } else {
             // It was told to stop. Its actors go when its thread ends, which may take as long as the
             // program, and until then they answer.
-            self.stranded.store(true, Ordering::Release);
             for pool in self.pools.values() {
                 pool.addr.do_send(Shutdown);
             }
@@ -195,6 +193,7 @@ impl Core {
         }
         if !self.is_told.swap(true, Ordering::AcqRel) {
             self.observers.events.emit(Fact::BridgeStopped {});
+            self.observers.events.close().await;
         }
     }
 

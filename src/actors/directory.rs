@@ -137,14 +137,21 @@ impl Directory {
     }
 
     /// Ends the session of that id, if it lives; `done` hears when nothing of it is left, also if it
-    /// is ending for another reason.
-    pub(crate) fn release(&self, id: &SessionId, done: oneshot::Sender<()>) {
+    /// is ending for another reason. None: nothing is.
+    pub(crate) fn release(&self, id: &SessionId, done: oneshot::Sender<()>) -> Option<SessionKey> {
         let mut inner = self.lock();
         if let Some(key) = inner.by_id.get(id).map(|entry| entry.state.key.clone()) {
             inner.end(&key, EndReason::Released, Some(done));
-        } else if let Some((_, ending)) = inner.ending.get(id) {
-            ending.do_send(AwaitEnd(done));
+            return Some(key);
         }
+        let (key, ending) = inner.ending.get(id)?;
+        ending.do_send(AwaitEnd(done));
+        Some(key.clone())
+    }
+
+    /// Whether the cleanup of a session that has ended is yet to be told.
+    pub(crate) fn is_ending(&self, key: &SessionKey) -> bool {
+        self.lock().ending.get(key.id()).is_some_and(|(ending, _)| ending == key)
     }
 
     /// The cleanup of that incarnation has been told.

@@ -20,5 +20,6 @@ pub(crate) mod scope;
 #[cfg(test)]
 mod scripted;
 pub(crate) mod session;
+pub(crate) mod threads;
 mod timer;
 pub(crate) mod worker;

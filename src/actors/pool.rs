@@ -47,7 +47,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 use tokio::sync::oneshot;
-use zygotes::{Number, Zygotes};
+use zygotes::{Alive, Number, Zygotes};
 
 /// The supervisor of one pool. `SnakeBridge::pool_addr` gives its address; it answers
 /// [`PoolStatus`](crate::PoolStatus).
@@ -113,6 +113,10 @@ const FORK_WAIT: Duration = Duration::from_secs(1);
 /// How long a start that failed is kept back, where the cause may pass: above all that this process has no descriptors,
 /// memory or threads for a worker or a zygote.
 const FORK_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a pool that stops waits for the threads that were to start its zygotes: a zygote that was let go has a
+/// second to end by itself before its thread kills it.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// The zygote's place.
 enum Seat {
@@ -301,8 +305,9 @@ impl PoolSupervisor {
             }
             Seat::Starting { wanted, .. } | Seat::Ending { wanted } => wanted.push(worker),
             Seat::Empty => {
+                let alive = self.zygotes.alive(ctx);
                 let start = ctx.spawn(
-                    start_zygote(Arc::clone(&self.config))
+                    start_zygote(Arc::clone(&self.config), alive)
                         .into_actor(self)
                         .map(|outcome, this, ctx| this.on_zygote_started(outcome, ctx)),
                 );
@@ -407,7 +412,16 @@ impl PoolSupervisor {
             }
             Seat::Taken(_) | Seat::Ending { .. } | Seat::Empty | Seat::Left => {}
         }
-        if self.end_zygotes(ctx) {
+        // What is killed and does not end sleeps in the kernel.
+        ctx.run_later(LINGER, |this, ctx| {
+            this.zygotes.give_up_threads();
+            this.stop_if_over(ctx);
+        });
+        self.stop_if_over(ctx);
+    }
+
+    fn stop_if_over(&mut self, ctx: &mut Context<Self>) {
+        if !self.has_stopped && matches!(self.seat, Seat::Left) && self.end_zygotes(ctx) {
             self.stopped();
         }
     }
@@ -432,22 +446,25 @@ fn starts(wanted: &[WorkerId]) -> String {
     wanted.iter().map(|worker| format!("start {worker}")).collect::<Vec<_>>().join("; ")
 }
 
-/// Finding an interpreter runs programs and waits for them: a thread of its own does it.
-async fn start_zygote(config: Arc<PoolConfig>) -> Result<(Zygote, ZygoteEvents), StartError> {
+/// Finding an interpreter runs programs and waits for them: a thread of its own does it. Each thread that this starts
+/// keeps a clone of `alive` until it has ended what it has started.
+async fn start_zygote(config: Arc<PoolConfig>, alive: Arc<Alive>) -> Result<(Zygote, ZygoteEvents), StartError> {
     #[cfg(test)]
     if let Some(started) = crate::process::scripted::start(&config).await {
         return started;
     }
     let (tell, found) = oneshot::channel();
-    let search = Arc::clone(&config);
+    let (search, searching) = (Arc::clone(&config), Arc::clone(&alive));
     let spawned = std::thread::Builder::new().name("snakebridge-find".into()).spawn(move || {
-        let _gone = tell.send(python::find(&search));
+        let outcome = python::find_unless(&search, &|| tell.is_closed());
+        let _gone = tell.send(outcome);
+        drop(searching);
     });
     if let Err(error) = spawned {
         return Err(StartError { permanent: false, what: format!("no thread to look for Python: {error}") });
     }
     match found.await {
-        Ok(Ok(interpreter)) => Zygote::start(ZygoteSpec::new(&config, interpreter)?).await,
+        Ok(Ok(interpreter)) => Zygote::start_kept(ZygoteSpec::new(&config, interpreter)?, alive).await,
         Ok(Err(error)) => Err(StartError { permanent: true, what: error.to_string() }),
         Err(_) => Err(StartError { permanent: false, what: "the search for Python panicked".to_owned() }),
     }

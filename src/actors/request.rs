@@ -3,7 +3,7 @@
 use super::hold::Hold;
 use super::pool::{DistrustWorker, PoolSupervisor};
 use super::scope::{Scope, Tree};
-use super::session::CameBack;
+use super::session::{self, CameBack};
 use super::worker::WorkerActor;
 use crate::config::Affinity;
 use crate::error::{Crash, Error, Ran, Result};
@@ -101,7 +101,17 @@ impl Drop for Request {
     /// A grant of it may be under way, and would wait at its session for a body that never comes. The shell stands
     /// for it, as a call whose caller has left.
     fn drop(&mut self) {
-        if !std::thread::panicking() || self.promise.is_answered() || mutant!("request.leaves_no_shell") {
+        if self.promise.is_answered() {
+            return;
+        }
+        if !std::thread::panicking() {
+            // It came when the actor of its session had stopped, or was about to.
+            if self.hold.state.has_ended() && !self.hold.life.core.is_stopping() && !self.promise.sent {
+                self.promise.answer(Err(session::ended(&self.hold)));
+            }
+            return;
+        }
+        if mutant!("request.leaves_no_shell") {
             return;
         }
         let shell = Self {

@@ -15,7 +15,7 @@ use super::hold::{Hold, SessionState};
 use super::pool::{Forget, PoolSupervisor, Reset, Submit, Withdrawn};
 use super::refusal;
 use super::registry::{Registry, SessionEnded};
-use super::request::Request;
+use super::request::{Place, Request};
 use super::worker::{Abandon, Run};
 use crate::error::{Error, Ran};
 use crate::event::EndReason;
@@ -53,6 +53,10 @@ struct Work {
     /// How often each of them has started over, where one has.
     eras: BTreeMap<PoolName, u64>,
     ending: Option<Ending>,
+    /// Who waits for the end. A panic loses nobody of them.
+    when_over: Vec<oneshot::Sender<()>>,
+    /// The call that is being given up: a panic does not lose that.
+    giving_up: Option<(CallId, Place)>,
 }
 
 struct Ending {
@@ -60,7 +64,6 @@ struct Ending {
     pools: Forgetting,
     /// The workers that have a namespace of it.
     namespaces: Vec<WorkerId>,
-    done: Vec<oneshot::Sender<()>>,
 }
 
 impl SessionActor {
@@ -106,7 +109,7 @@ impl SessionActor {
                 session: self.state.key.clone(),
                 reason: ending.reason,
                 namespaces: ending.namespaces,
-                done: ending.done,
+                done: std::mem::take(&mut work.when_over),
                 alive: self.alive.clone(),
             });
             ctx.stop();
@@ -164,6 +167,13 @@ fn refuse(mut request: Box<Request>, refusal: Refusal) {
 fn refuse_ended(mut request: Box<Request>) {
     let error = ended(&request.hold);
     request.promise.answer(Err(error));
+}
+
+/// Its caller has left, and it may be with a worker.
+fn abandon(call: CallId, place: &Place) {
+    if let Some(worker) = place.worker() {
+        worker.do_send(Abandon { call });
+    }
 }
 
 /// What a call of that session gets that never began.
@@ -267,19 +277,19 @@ impl Handler<CameBack> for SessionActor {
 #[rtype(result = "()")]
 pub(crate) struct GiveUp {
     pub(crate) call: CallId,
-    pub(crate) place: super::request::Place,
+    pub(crate) place: Place,
 }
 
 impl Handler<GiveUp> for SessionActor {
     type Result = ();
 
     fn handle(&mut self, GiveUp { call, place }: GiveUp, ctx: &mut Context<Self>) {
+        self.work().giving_up = Some((call, place.clone()));
         self.note(Handled::GiveUp, Some(call), |work| work.outcome_of_giving_up(call, &place));
-        if !self.work().pending.give_up(call)
-            && let Some(worker) = place.worker()
-        {
-            worker.do_send(Abandon { call });
+        if !self.work().pending.give_up(call) {
+            abandon(call, &place);
         }
+        self.work().giving_up = None;
         self.perform(ctx);
     }
 }
@@ -315,14 +325,14 @@ impl Handler<End> for SessionActor {
     type Result = ();
 
     fn handle(&mut self, end: End, ctx: &mut Context<Self>) {
+        self.work().when_over.extend(end.done);
         self.note(Handled::End, None, |work| {
             format!("{}; pools to forget it: {}", end.reason.as_str(), work.pools.len())
         });
         let key = self.state.key.clone();
         let work = self.work();
         // It heard of it already, and was told again after a panic.
-        if let Some(ending) = &mut work.ending {
-            ending.done.extend(end.done);
+        if work.ending.is_some() {
             return;
         }
         for (_, pool) in &work.pools {
@@ -330,8 +340,7 @@ impl Handler<End> for SessionActor {
         }
         work.pending.end();
         let pools = Forgetting::of(work.pools.iter().map(|(name, _)| name));
-        let done = end.done.into_iter().collect();
-        work.ending = Some(Ending { reason: end.reason, pools, namespaces: Vec::new(), done });
+        work.ending = Some(Ending { reason: end.reason, pools, namespaces: Vec::new() });
         self.perform(ctx);
         self.stop_if_over(ctx);
     }
@@ -346,10 +355,8 @@ impl Handler<AwaitEnd> for SessionActor {
     type Result = ();
 
     fn handle(&mut self, AwaitEnd(done): AwaitEnd, _: &mut Context<Self>) {
+        self.work().when_over.push(done);
         self.note(Handled::AwaitEnd, None, |_| "noted");
-        if let Some(ending) = &mut self.work().ending {
-            ending.done.push(done);
-        }
     }
 }
 
@@ -384,11 +391,12 @@ impl Handler<Forgotten> for SessionActor {
     }
 }
 
-/// Forget homes that are missing or tainted; `done` is dropped when every pool has.
+/// Forget homes that are missing or tainted.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct ResetAll {
-    pub(crate) done: Arc<oneshot::Sender<()>>,
+    /// Gets what each pool says when it has: one that says nothing has not.
+    pub(crate) asked: oneshot::Sender<Vec<oneshot::Receiver<()>>>,
 }
 
 impl Handler<ResetAll> for SessionActor {
@@ -397,9 +405,13 @@ impl Handler<ResetAll> for SessionActor {
     fn handle(&mut self, reset: ResetAll, _: &mut Context<Self>) {
         self.note(Handled::ResetAll, None, |work| format!("pools told: {}", work.pools.len()));
         let key = self.state.key.clone();
-        for (_, pool) in &self.work().pools {
-            pool.do_send(Reset { session: key.clone(), done: Arc::clone(&reset.done) });
-        }
+        let ask = |(_, pool): &(PoolName, Addr<PoolSupervisor>)| {
+            let (done, is_done) = oneshot::channel();
+            pool.do_send(Reset { session: key.clone(), done });
+            is_done
+        };
+        // Whoever asked may have gone.
+        let _gone = reset.asked.send(self.work().pools.iter().map(ask).collect());
     }
 }
 

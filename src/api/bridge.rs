@@ -559,7 +559,9 @@ impl SnakeBridge {
         self.core().observers.events.stream()
     }
 
-    /// Sends every lifecycle event from this moment on to an actor.
+    /// Sends every lifecycle event from this moment on to an actor, the next when it has handled the one before.
+    /// One that lags more than 4,096 events behind misses the oldest, and a warning is logged. When the bridge has
+    /// stopped it has 500 ms for what is left.
     ///
     /// ```
     /// use actix::prelude::*;
@@ -585,7 +587,9 @@ impl SnakeBridge {
     /// }
     /// ```
     pub fn subscribe(&self, subscriber: Recipient<Event>) {
-        self.core().observers.events.subscribe(subscriber);
+        let feed = self.core().observers.events.feed(subscriber);
+        // Where the arbiter of the bridge has stopped, nothing is told any more.
+        let _has_stopped = self.core().arbiter.spawn(feed);
     }
 
     /// The log of what the actors of this bridge handled, and what came of it: at its default level
@@ -760,7 +764,9 @@ impl SnakeBridge {
     }
 
     /// Stops the bridge: calls that wait are refused, running ones have their pool's
-    /// `shutdown_grace`, then everything is killed. Resolves when no process is left.
+    /// `shutdown_grace`, then everything is killed. Resolves when no process is left, and no thread of the
+    /// bridge; where these are its own, what a function that Python called has left on their blocking threads
+    /// is waited for 500 ms, and then left with a warning.
     ///
     /// Later calls get `ShuttingDown`. Without it, the bridge stops when its last handle, ref and
     /// call is gone.
@@ -782,7 +788,7 @@ impl SnakeBridge {
         async move {
             Arc::clone(&core).stop();
             core.until_stopped().await;
-            core.join_threads();
+            core.threads_ended().await;
             Ok(())
         }
     }
@@ -795,13 +801,18 @@ pub(crate) fn end_session(life: Arc<Life>, id: Option<SessionId>) -> impl Future
     async move {
         let Some(id) = id else { return Ok(()) };
         let (done, ended) = oneshot::channel();
-        life.core.directory.release(&id, done);
-        if scope::current(&life).is_some() {
+        let core = &life.core;
+        let Some(session) = core.directory.release(&id, done) else { return Ok(()) };
+        if scope::current(&life).is_some() || ended.await.is_ok() {
             return Ok(());
         }
-        // Dropped unsent if there is none, or the bridge is gone: nothing is left of it either way.
-        let _over = ended.await;
-        Ok(())
+        // Its actor had told of its end before it was asked: the registry hears of that before this.
+        let _handled = core.registry.send(CountRefs).await;
+        // Nothing is left of it where the bridge is gone.
+        match core.directory.is_ending(&session) && !core.is_stopping() {
+            true => Err(core.unanswered()),
+            false => Ok(()),
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use crate::actors::core::{Core, Life, PoolEntry};
 use crate::actors::directory::Directory;
 use crate::actors::pool::{PoolSupervisor, Setup};
 use crate::actors::registry::{Introduce, Registry};
+use crate::actors::threads::{self, OwnThread, PoolThread};
 use crate::config::{Config, PoolConfig};
 use crate::error::{Error, Ran, Result};
 use crate::event::Fact;
@@ -15,6 +16,7 @@ use actix::prelude::*;
 use actix_rt::{Arbiter, ArbiterHandle};
 use futures::future::try_join_all;
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use tokio::sync::oneshot;
@@ -87,52 +89,57 @@ impl Builder {
         async move {
             self.config.validate()?;
             let (started, outcome) = oneshot::channel();
-            match Arbiter::try_current().filter(|_| !self.dedicated_thread) {
+            let thread = match Arbiter::try_current().filter(|_| !self.dedicated_thread) {
                 Some(arbiter) => {
                     let home = arbiter.clone();
                     arbiter.spawn(async move {
                         // Nobody waits any more: what was started is dropped, and so stops.
                         let _unclaimed = started.send(self.launch(home).await);
                     });
+                    None
                 }
-                None => self.launch_on_thread(started)?,
-            }
-            match outcome.await {
-                Ok(life) => Ok(SnakeBridge::new(life?)),
-                Err(_) => Err(Error::internal("the thread of the bridge ended while it started", Ran::No)),
+                None => Some(self.launch_on_thread(started)?),
+            };
+            let ended = || Err(Error::internal("the thread of the bridge ended while it started", Ran::No));
+            match (outcome.await.unwrap_or_else(|_| ended()), thread) {
+                (Ok(life), thread) => {
+                    if let Some(thread) = thread {
+                        life.core.own_thread(thread);
+                    }
+                    Ok(SnakeBridge::new(life))
+                }
+                (Err(error), thread) => {
+                    if let Some(thread) = thread {
+                        thread.ended().await;
+                    }
+                    Err(error)
+                }
             }
         }
     }
 
-    fn launch_on_thread(self, started: oneshot::Sender<Result<Arc<Life>>>) -> Result<()> {
-        let (send_thread, thread) = std::sync::mpsc::sync_channel(1);
-        let spawned = std::thread::Builder::new().name("snakebridge".into()).spawn(move || {
-            actix_rt::System::new().block_on(async move {
+    fn launch_on_thread(self, started: oneshot::Sender<Result<Arc<Life>>>) -> Result<OwnThread> {
+        let lacking = |error: io::Error| Error::Spawn(format!("no thread for the bridge: {error}").into());
+        let runtime = threads::runtime().map_err(lacking)?;
+        let spawned = OwnThread::start(move || {
+            actix_rt::System::with_tokio_rt(|| Arc::clone(&runtime)).block_on(async move {
                 let launched = self.launch(Arbiter::current()).await;
-                if let Ok(life) = &launched
-                    && let Ok(thread) = thread.recv()
-                {
-                    life.core.own_thread(thread);
-                }
                 let core = launched.as_ref().ok().map(|life| Arc::clone(&life.core));
                 let _unclaimed = started.send(launched);
                 if let Some(core) = core {
                     core.until_stopped().await;
                 }
             });
+            threads::end(runtime);
         });
-        match spawned {
-            Ok(thread) => {
-                // The thread reads it once it has launched; if it failed before that, nobody does.
-                let _failed = send_thread.send(thread);
-                Ok(())
-            }
-            Err(error) => Err(Error::Spawn(format!("no thread for the bridge: {error}").into())),
-        }
+        spawned.map_err(lacking)
     }
 
     /// Runs on the arbiter that the bridge lives on.
     async fn launch(self, arbiter: ArbiterHandle) -> Result<Arc<Life>> {
+        // All of them before anything is started on one.
+        let threads = PoolThread::start(if self.thread_per_pool { self.config.pools.len() } else { 0 })
+            .map_err(|error| Error::Spawn(format!("no thread for each pool: {error}").into()))?;
         let observers = Observers {
             events: Events::new(),
             messages: Messages::new(self.config.message_log_level),
@@ -148,8 +155,8 @@ impl Builder {
         });
 
         let ref_spaces = Arc::new(AtomicU64::new(0));
-        let (mut entries, mut threads, mut ready) = (BTreeMap::new(), Vec::new(), Vec::new());
-        for config in &self.config.pools {
+        let (mut entries, mut ready) = (BTreeMap::new(), Vec::new());
+        for (n, config) in self.config.pools.iter().enumerate() {
             let config = Arc::new(config.clone());
             let (when_ready, is_ready) = oneshot::channel();
             let setup = Setup {
@@ -159,15 +166,14 @@ impl Builder {
                 ref_spaces: Arc::clone(&ref_spaces),
                 when_ready,
             };
-            let thread = self.thread_per_pool.then(Arbiter::new);
+            let thread = threads.get(n).and_then(PoolThread::handle);
             let teller = teller(Who::Pool(config.name.clone()));
             let make = move |ctx: &mut Context<PoolSupervisor>| PoolSupervisor::new(setup, ctx);
             let addr = match &thread {
-                Some(thread) => contained::start_in_arbiter(&thread.handle(), teller, make),
+                Some(thread) => contained::start_in_arbiter(thread, teller, make),
                 None => contained::create(teller, make),
             };
             entries.insert(config.name.clone(), PoolEntry { addr, config });
-            threads.extend(thread);
             ready.push(async {
                 let stopped = || Err(Error::internal("a pool stopped while it started", Ran::No));
                 is_ready.await.unwrap_or_else(|_| stopped())
@@ -181,6 +187,7 @@ impl Builder {
             let core = Arc::clone(&life.core);
             drop(life);
             core.until_stopped().await;
+            core.threads_ended().await;
             return Err(error);
         }
         let pools = life.core.pools.keys().cloned().collect();

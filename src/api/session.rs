@@ -12,6 +12,7 @@ use crate::error::{Error, Ran, Result};
 use crate::id::{PoolName, SessionId, WorkerId};
 use crate::value::PyRef;
 use crate::wire::Step;
+use futures::future::try_join_all;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
@@ -217,20 +218,24 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// `ShuttingDown`.
+    /// `ShuttingDown`; `Internal` where an actor has panicked of it: some pool may not have done it.
     pub fn reset(&self) -> impl Future<Output = Result<()>> + Send + 'static {
-        let actor = self.0.life.core.directory.find(&self.0.id).map(|(_, actor)| actor);
-        let stopping = self.0.life.core.is_stopping();
+        let core = Arc::clone(&self.0.life.core);
+        let session = core.directory.find(&self.0.id);
+        let stopping = core.is_stopping();
         async move {
             if stopping {
                 return Err(Error::ShuttingDown { ran: Ran::No });
             }
-            let Some(actor) = actor else { return Ok(()) };
-            let (done, all_done) = oneshot::channel::<()>();
-            actor.do_send(ResetAll { done: Arc::new(done) });
-            // Dropped, never sent: by the last of the pools to have done it.
-            let _dropped = all_done.await;
-            Ok(())
+            let Some((state, actor)) = session else { return Ok(()) };
+            let (asked, pools) = oneshot::channel();
+            actor.do_send(ResetAll { asked });
+            match pools.await {
+                Ok(pools) => try_join_all(pools).await.map(drop).map_err(|_lost| core.unanswered()),
+                // It has ended meanwhile, and its homes with it.
+                Err(_) if state.has_ended() => Ok(()),
+                Err(_) => Err(core.unanswered()),
+            }
         }
     }
 
@@ -242,7 +247,7 @@ impl Session {
     /// be one of the session.
     ///
     /// # Errors
-    /// `ShuttingDown`.
+    /// `Internal` where it cannot be known that nothing is left.
     pub fn release(&self) -> impl Future<Output = Result<()>> + Send + 'static {
         end_session(Arc::clone(&self.0.life), Some(self.0.id.clone()))
     }

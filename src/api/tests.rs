@@ -2,6 +2,7 @@
 
 mod crossing;
 mod panics;
+mod told_once;
 
 use crate::config::PoolConfig;
 use crate::error::{Error, Ran, Result};

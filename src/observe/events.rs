@@ -4,14 +4,18 @@ use super::of_listener;
 use crate::event::{Event, Fact};
 use actix::Recipient;
 use futures::Stream;
-use std::pin::Pin;
+use std::convert::Infallible;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::SystemTime;
-use tokio::sync::broadcast;
+use std::time::{Duration, SystemTime};
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::{mpsc, watch};
 
-/// How many events a reader of a stream may lag behind before it misses some.
+/// How many events a reader may lag behind before it misses some.
 const BACKLOG: usize = 4096;
+/// How long subscribers may take for what they have not had when the bridge has stopped.
+const LINGER: Duration = Duration::from_millis(500);
 
 /// The events of one bridge. Clones are the same.
 #[derive(Clone)]
@@ -19,13 +23,37 @@ pub(crate) struct Events(Arc<Mutex<Inner>>);
 
 struct Inner {
     seq: u64,
-    subscribers: Vec<Recipient<Event>>,
+    subscribers: Subscribers,
     streams: Option<broadcast::Sender<Event>>,
+}
+
+enum Subscribers {
+    None,
+    Some(Feeds),
+    /// The bridge has stopped.
+    Closed,
+}
+
+/// What each of them is fed by, in a task of its own.
+struct Feeds {
+    events: broadcast::Sender<Event>,
+    /// Dropped when there are no more events.
+    last_told: watch::Sender<()>,
+    /// A clone is with each task.
+    alive: mpsc::Sender<Infallible>,
+    all_fed: mpsc::Receiver<Infallible>,
+}
+
+impl Feeds {
+    fn new() -> Self {
+        let (alive, all_fed) = mpsc::channel(1);
+        Self { events: broadcast::Sender::new(BACKLOG), last_told: watch::Sender::new(()), alive, all_fed }
+    }
 }
 
 impl Events {
     pub(crate) fn new() -> Self {
-        Self(Arc::new(Mutex::new(Inner { seq: 0, subscribers: Vec::new(), streams: None })))
+        Self(Arc::new(Mutex::new(Inner { seq: 0, subscribers: Subscribers::None, streams: None })))
     }
 
     /// Tells everyone, and the log.
@@ -40,9 +68,10 @@ impl Events {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         inner.seq += 1;
         let event = Event::new(inner.seq, SystemTime::now(), fact);
-        inner.subscribers.retain(Recipient::connected);
-        for subscriber in &inner.subscribers {
-            let _panicked = of_listener(|| subscriber.do_send(event.clone()));
+        if let Subscribers::Some(feeds) = &inner.subscribers
+            && feeds.events.send(event.clone()).is_err()
+        {
+            inner.subscribers = Subscribers::None;
         }
         if let Some(streams) = &inner.streams
             && of_listener(|| streams.send(event.clone())).is_some_and(|sent| sent.is_err())
@@ -52,8 +81,39 @@ impl Events {
         event
     }
 
-    pub(crate) fn subscribe(&self, subscriber: Recipient<Event>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).subscribers.push(subscriber);
+    /// What is told from now on goes to that subscriber for as long as this is polled.
+    pub(crate) fn feed(&self, subscriber: Recipient<Event>) -> impl Future<Output = ()> + Send + 'static {
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Subscribers::None = inner.subscribers {
+            inner.subscribers = Subscribers::Some(Feeds::new());
+        }
+        let feed = match &inner.subscribers {
+            Subscribers::Some(feeds) => {
+                Some((feeds.events.subscribe(), feeds.last_told.subscribe(), feeds.alive.clone()))
+            }
+            Subscribers::None | Subscribers::Closed => None,
+        };
+        async move {
+            let Some((events, mut more, alive)) = feed else { return };
+            let patience = async {
+                let _last_told = more.changed().await;
+                tokio::time::sleep(LINGER).await;
+            };
+            futures::future::select(pin!(pass_on(events, subscriber)), pin!(patience)).await;
+            drop(alive);
+        }
+    }
+
+    /// Nothing is told any more. Resolves when every subscriber has had what was, or has taken too long for it.
+    pub(crate) fn close(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let subscribers = std::mem::replace(&mut inner.subscribers, Subscribers::Closed);
+        async move {
+            if let Subscribers::Some(Feeds { events, last_told, alive, mut all_fed }) = subscribers {
+                drop((events, last_told, alive));
+                let _none = all_fed.recv().await;
+            }
+        }
     }
 
     pub(crate) fn stream(&self) -> EventStream {
@@ -64,14 +124,31 @@ impl Events {
             loop {
                 match events.recv().await {
                     Ok(event) => return Some((event, events)),
-                    Err(broadcast::error::RecvError::Lagged(missed)) => {
-                        tracing::warn!(target: "snakebridge::event", missed, "a reader of events is too slow");
-                    }
-                    Err(broadcast::error::RecvError::Closed) => return None,
+                    Err(RecvError::Lagged(missed)) => too_slow(missed),
+                    Err(RecvError::Closed) => return None,
                 }
             }
         })))
     }
+}
+
+/// The next when the one before was handled, so that none gathers in a mailbox.
+async fn pass_on(mut events: broadcast::Receiver<Event>, subscriber: Recipient<Event>) {
+    loop {
+        match events.recv().await {
+            Ok(event) => {
+                if subscriber.send(event).await.is_err() && !subscriber.connected() {
+                    return;
+                }
+            }
+            Err(RecvError::Lagged(missed)) => too_slow(missed),
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+fn too_slow(missed: u64) {
+    tracing::warn!(target: "snakebridge::event", missed, "a reader of events is too slow");
 }
 
 pub(crate) fn log(event: &Event) {

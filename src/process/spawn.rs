@@ -51,10 +51,16 @@ pub(super) type Reaped = oneshot::Receiver<Exit>;
 /// The first answer is whether it could be executed; it is killed if nobody waits for that.
 ///
 /// Once let go it has a second to end by itself, which it needs to find all that its workers left
-/// behind; one that is stopped or stuck is then killed.
-pub(super) fn spawn(program: Program, leash: OwnedFd) -> io::Result<oneshot::Receiver<io::Result<Reaped>>> {
+/// behind; one that is stopped or stuck is then killed. `alive` is dropped when the thread has nothing left to do.
+pub(super) fn spawn(
+    program: Program,
+    leash: OwnedFd,
+    alive: impl Send + 'static,
+) -> io::Result<oneshot::Receiver<io::Result<Reaped>>> {
     let (started, starting) = oneshot::channel();
     std::thread::Builder::new().name("snakebridge-zygote".into()).stack_size(256 * 1024).spawn(move || {
+        // Last of all.
+        let _alive = alive;
         let mut child = match command(program).spawn() {
             Ok(child) => child,
             Err(error) => return drop(started.send(Err(error))),

@@ -133,14 +133,23 @@ pub(crate) struct Zygote {
 }
 
 impl Zygote {
+    /// As [`start_kept`](Self::start_kept), with nothing to keep.
+    #[cfg(test)]
+    pub(crate) async fn start(spec: ZygoteSpec) -> Result<(Self, ZygoteEvents), StartError> {
+        Self::start_kept(spec, ()).await
+    }
+
     /// Starts a zygote; resolves when `preload` is done. Needs a runtime with I/O and time. Dropped
-    /// before, it leaves nothing behind.
+    /// before, it leaves nothing behind. `alive` is dropped when its process has been reaped.
     ///
     /// # Errors
     /// [`StartError`], with Python's own words.
-    pub(crate) async fn start(spec: ZygoteSpec) -> Result<(Self, ZygoteEvents), StartError> {
+    pub(crate) async fn start_kept(
+        spec: ZygoteSpec,
+        alive: impl Send + 'static,
+    ) -> Result<(Self, ZygoteEvents), StartError> {
         let timeout = spec.start_timeout;
-        let begun = Begun::begin(&spec).map_err(|error| StartError::io("start Python", &error))?;
+        let begun = Begun::begin(&spec, alive).map_err(|error| StartError::io("start Python", &error))?;
         match tokio::time::timeout(timeout, begun.ready(&spec)).await {
             Ok(started) => started,
             Err(_) => Err(StartError::transient(format!("Python did not start within {timeout:?}"))),
@@ -214,7 +223,7 @@ struct Begun {
 }
 
 impl Begun {
-    fn begin(spec: &ZygoteSpec) -> io::Result<Self> {
+    fn begin(spec: &ZygoteSpec, alive: impl Send + 'static) -> io::Result<Self> {
         let (control, far_control) = fds::message_pair()?;
         let (lifeline, far_lifeline) = fds::lifeline_pair()?;
         let host = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())?;
@@ -232,7 +241,7 @@ impl Begun {
         };
         let control = Arc::new(Control::new(control)?);
         let output = Output::capture(&spec.pool, &format!("{}/zygote", spec.pool), stdout, stderr)?;
-        Ok(Self { control, lifeline: Lifeline::new(lifeline), output, starting: spawn::spawn(program, leash)? })
+        Ok(Self { control, lifeline: Lifeline::new(lifeline), output, starting: spawn::spawn(program, leash, alive)? })
     }
 
     async fn ready(self, spec: &ZygoteSpec) -> Result<(Zygote, ZygoteEvents), StartError> {

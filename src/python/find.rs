@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 const OLDEST: (u8, u8) = (3, 10);
 /// How long the whole search may take: a hanging shim must not hang it.
 const LIMIT: Duration = Duration::from_millis(4_500);
+/// How often a search looks whether it is still wanted.
+const LOOK: Duration = Duration::from_millis(20);
 /// Names that a search on `PATH` mentions when `python3` does not do.
 const OTHERS: [&str; 6] = ["python3.10", "python3.11", "python3.12", "python3.13", "python3.14", "python"];
 /// An answer is a path and a version.
@@ -57,12 +59,22 @@ impl fmt::Display for FindError {
 ///
 /// # Errors
 /// [`FindError`], with what was found.
+#[cfg(test)]
 pub(crate) fn find(config: &PoolConfig) -> Result<Interpreter, FindError> {
-    find_among(config, &|name| std::env::var_os(name).filter(|value| !value.is_empty()))
+    find_unless(config, &|| false)
 }
 
-fn find_among(config: &PoolConfig, var: &dyn Fn(&str) -> Option<OsString>) -> Result<Interpreter, FindError> {
-    let deadline = Instant::now() + LIMIT;
+/// The same; it is given up, and what it runs is killed, when `is_over` says that nobody waits for it.
+pub(crate) fn find_unless(config: &PoolConfig, is_over: &dyn Fn() -> bool) -> Result<Interpreter, FindError> {
+    find_among(config, &|name| std::env::var_os(name).filter(|value| !value.is_empty()), is_over)
+}
+
+fn find_among(
+    config: &PoolConfig,
+    var: &dyn Fn(&str) -> Option<OsString>,
+    is_over: &dyn Fn() -> bool,
+) -> Result<Interpreter, FindError> {
+    let deadline = &Deadline { at: Instant::now() + LIMIT, is_over };
     let (path, wanted) = choose(config, var);
     let mut tried = Vec::new();
     match probe(&path, deadline) {
@@ -112,7 +124,7 @@ const NOT_FOUND: &str = "not found";
 const QUESTION: &str = "import sys\nsys.stdout.write('%d %d %d %s' % (sys.version_info[:3] + (sys.executable,)))";
 
 /// Runs an interpreter and asks who it is.
-fn probe(path: &Path, deadline: Instant) -> Result<Interpreter, String> {
+fn probe(path: &Path, deadline: &Deadline<'_>) -> Result<Interpreter, String> {
     look(path)?;
     let mut command = Command::new(path);
     command.args([OsStr::new("-S"), OsStr::new("-c"), OsStr::new(QUESTION)]);
@@ -163,21 +175,35 @@ fn understand(answer: &[u8]) -> Result<Interpreter, String> {
     Ok(Interpreter { executable: OsString::from_vec(executable.to_vec()).into(), version })
 }
 
+/// Until when the search may take.
+struct Deadline<'a> {
+    at: Instant,
+    is_over: &'a dyn Fn() -> bool,
+}
+
+impl Deadline<'_> {
+    /// None: it has come, or nobody waits any more.
+    fn left(&self) -> Option<Duration> {
+        let left = self.at.checked_duration_since(Instant::now())?;
+        (!(self.is_over)()).then_some(left)
+    }
+}
+
 /// A child that is killed with its group when it is dropped.
 struct Asked(Child);
 
 impl Asked {
-    fn answer(mut self, deadline: Instant) -> Result<Vec<u8>, String> {
+    fn answer(mut self, deadline: &Deadline<'_>) -> Result<Vec<u8>, String> {
         let hangs = || "did not answer in time".to_owned();
         let mut stdout = self.0.stdout.take().expect("piped").take(ANSWER_LIMIT);
         let mut answer = Vec::new();
         let mut chunk = [0; 4096];
         loop {
-            let left = deadline.checked_duration_since(Instant::now()).ok_or_else(hangs)?;
+            let left = deadline.left().ok_or_else(hangs)?.min(LOOK);
             let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
             let mut readable = [PollFd::new(stdout.get_ref(), PollFlags::IN)];
             match rustix::event::poll(&mut readable, Some(&left)) {
-                Ok(0) => return Err(hangs()),
+                Ok(0) => {}
                 Ok(_) => match stdout.read(&mut chunk) {
                     Ok(0) => break,
                     Ok(length) => answer.extend_from_slice(&chunk[..length]),
@@ -191,7 +217,7 @@ impl Asked {
             match self.0.try_wait() {
                 Ok(Some(status)) if status.success() => return Ok(answer),
                 Ok(Some(status)) => return Err(format!("failed: {status}")),
-                Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(1)),
+                Ok(None) if deadline.left().is_some() => std::thread::sleep(Duration::from_millis(1)),
                 Ok(None) => return Err(hangs()),
                 // The program that we are part of reaps all its children, or ignores their deaths. The answer is whole.
                 Err(error) if error.raw_os_error() == Some(Errno::CHILD.raw_os_error()) => return Ok(answer),
@@ -314,7 +340,11 @@ mod tests {
         assert_ne!(ignored >> (Signal::CHILD.as_raw() - 1) & 1, 0, "its children are waited for");
         let error = find(&with_python("/nowhere/python".into())).expect_err("there is none").to_string();
         assert!(error.contains("/nowhere/python: not found"), "{error}");
-        assert_eq!(probe(Path::new("no-such-python"), Instant::now()).expect_err("there is none"), NOT_FOUND);
+        assert_eq!(
+            probe(Path::new("no-such-python"), &Deadline { at: Instant::now(), is_over: &|| false })
+                .expect_err("there is none"),
+            NOT_FOUND
+        );
     }
 
     #[test]

@@ -5,5 +5,7 @@ mod find;
 pub(crate) mod interpreters;
 mod sources;
 
-pub(crate) use find::{Interpreter, find};
+#[cfg(test)]
+pub(crate) use find::find;
+pub(crate) use find::{Interpreter, find_unless};
 pub(crate) use sources::{BOOTSTRAP, Modules};

@@ -116,6 +116,111 @@ fn two_hundred_starts_and_stops_in_one_process_leave_nothing_however_each_ends()
     }
 }
 
+/// A thread that has just ended may still be counted.
+fn is_as_before(before: (usize, usize)) -> Result<(), String> {
+    let deadline = Instant::now() + Duration::from_millis(200);
+    loop {
+        match belongings() {
+            now if now == before => return Ok(()),
+            now if Instant::now() > deadline => return Err(format!("{before:?} before, {now:?} now")),
+            _ => std::thread::sleep(Duration::from_millis(1)),
+        }
+    }
+}
+
+/// A Python that runs until a gate is opened, and then does not answer.
+fn python_that_hangs_behind(gate: &Gate, dir: &Dir) -> std::path::PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let path = dir.0.join("python");
+    let text = format!("#!/bin/sh\n[ -e '{}' ] && exec sleep 61.75\nexec python3 \"$@\"\n", gate.path());
+    std::fs::write(&path, text).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+#[test]
+fn a_shutdown_is_over_when_the_interpreter_that_a_reload_was_starting_is_gone() {
+    if !alone("endings::a_shutdown_is_over_when_the_interpreter_that_a_reload_was_starting_is_gone") {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (gate, dir) = (Gate::new(), Dir::new());
+    let python = python_that_hangs_behind(&gate, &dir);
+    let before = belongings();
+    // While Python is looked for, and while it loads what it preloads.
+    for (hangs, preload) in [(true, None), (false, Some("bridge_slow_module"))] {
+        runtime.block_on(async {
+            let py = start([pool("p", 1).python(&python).preload(preload)]).await;
+            let threads = belongings().0;
+            if hangs {
+                gate.open();
+            }
+            let reload = tokio::spawn(py.reload("p"));
+            until("it to begin", || async { belongings().0 > threads }).await;
+            within("the shutdown", py.shutdown()).await.unwrap();
+            is_as_before(before).unwrap();
+            assert_eq!(within("the reload", reload).await.unwrap().unwrap_err().code(), "shutting_down");
+        });
+        let _closed = std::fs::remove_file(gate.path());
+    }
+}
+
+#[test]
+fn a_start_has_failed_when_the_interpreters_of_all_its_pools_are_gone() {
+    if !alone("endings::a_start_has_failed_when_the_interpreters_of_all_its_pools_are_gone") {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (gate, dir) = (Gate::new(), Dir::new());
+    let python = python_that_hangs_behind(&gate, &dir);
+    gate.open();
+    let before = belongings();
+    for per_pool in [false, true] {
+        runtime.block_on(async {
+            let bad = pool("bad", 1).preload(["there_is_no_such_module"]);
+            let builder = SnakeBridge::builder().pool(pool("p", 1).python(&python)).pool(bad);
+            let builder = if per_pool { builder.thread_per_pool() } else { builder };
+            assert_eq!(code(within("a failed start", builder.start()).await), "spawn");
+            is_as_before(before).unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_shutdown_is_over_though_a_function_that_python_called_is_stuck_on_a_blocking_thread() {
+    if !alone("endings::a_shutdown_is_over_though_a_function_that_python_called_is_stuck_on_a_blocking_thread") {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for per_pool in [false, true] {
+        runtime.block_on(async {
+            let builder = SnakeBridge::builder().pool(pool("p", 1).shutdown_grace(Duration::from_millis(200)));
+            let builder = if per_pool { builder.thread_per_pool() } else { builder };
+            let py = within("the start", builder.start()).await.unwrap();
+            let (begins, begun) = std::sync::mpsc::channel();
+            let stuck = move |(): ()| {
+                let begins = begins.clone();
+                async move {
+                    let sleep = move || {
+                        begins.send(()).unwrap();
+                        std::thread::sleep(Duration::from_secs(30));
+                    };
+                    tokio::task::spawn_blocking(sleep).await.unwrap();
+                    Ok(())
+                }
+            };
+            py.register("stuck", stuck).unwrap();
+            let call = tokio::spawn(py.eval("__import__('snakebridge').host.call('stuck')").discard());
+            until("it to be stuck", || async { begun.try_recv().is_ok() }).await;
+            let begun = Instant::now();
+            within("the shutdown", py.shutdown()).await.unwrap();
+            assert!(begun.elapsed() < Duration::from_millis(2_200), "{:?}", begun.elapsed());
+            assert_eq!(within("the call", call).await.unwrap().unwrap_err().ran(), Ran::Maybe);
+        });
+    }
+    // What is stuck ends with this process.
+}
+
 #[test]
 fn workers_whose_init_fails_leave_no_descriptor() {
     if !alone("endings::workers_whose_init_fails_leave_no_descriptor") {

@@ -22,6 +22,57 @@ fn one(pool: PoolConfig, level: MessageLogLevel) -> Config {
     Config::new().pool(pool).message_log_level(level)
 }
 
+/// Waits with its first event until it may go on, and then tells of each.
+struct Slow {
+    may_go_on: Option<std::sync::mpsc::Receiver<()>>,
+    tells: tokio::sync::mpsc::UnboundedSender<(u64, &'static str)>,
+}
+
+impl actix::Actor for Slow {
+    type Context = actix::Context<Self>;
+}
+
+impl actix::Handler<snakebridge::Event> for Slow {
+    type Result = ();
+
+    fn handle(&mut self, event: snakebridge::Event, _: &mut Self::Context) {
+        if let Some(may_go_on) = self.may_go_on.take() {
+            may_go_on.recv().unwrap();
+        }
+        self.tells.send((event.seq(), event.name())).unwrap();
+    }
+}
+
+#[actix::test]
+async fn a_slow_subscriber_gathers_no_more_events_than_a_reader_and_misses_the_oldest() {
+    let py = start(Config::new().pool(pool("p", 1)).call_events(true)).await;
+    let (go_on, may_go_on) = std::sync::mpsc::channel();
+    let (tells, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let elsewhere = actix::Arbiter::new();
+    let slow = move |_: &mut actix::Context<Slow>| Slow { may_go_on: Some(may_go_on), tells };
+    py.subscribe(actix::Actor::start_in_arbiter(&elsewhere.handle(), slow).recipient());
+    let session = py.session("s");
+    // Two events each.
+    for _ in 0..60 {
+        let calls = std::iter::repeat_with(|| session.call("math", "sqrt", (4,)).discard()).take(50);
+        let answers = within("fifty calls", join_all(calls)).await;
+        assert!(answers.iter().all(Result::is_ok));
+    }
+    go_on.send(()).unwrap();
+    within("the shutdown", py.shutdown()).await.unwrap();
+    elsewhere.stop();
+    let mut all = Vec::new();
+    while let Some(event) = within("the next event", told.recv()).await {
+        all.push(event);
+    }
+    assert!(all.len() < 5_000, "{} of some 6,000 had gathered", all.len());
+    assert!(all.len() > 4_000, "{}", all.len());
+    assert!(all.windows(2).all(|pair| pair[0].0 < pair[1].0), "they are in order");
+    let newest = &all[all.len() - 4_000..];
+    assert!(newest.windows(2).all(|pair| pair[0].0 + 1 == pair[1].0), "what is missing are the oldest");
+    assert_eq!(all.last().unwrap().1, "snakebridge.bridge.stopped");
+}
+
 #[test]
 fn every_fact_of_the_catalogue_is_told() {
     // Log lines are captured: who writes one first, on whatever thread, decides whether it is looked at.

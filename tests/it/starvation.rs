@@ -3,10 +3,10 @@
 //! For as long as it lasts calls end with clear errors or are answered, nobody else suffers, and when it is over all
 //! is as before. What a worker lacks stands in the zoo (`zoo/resources.toml`). Each host is a process of its own.
 
-use crate::support::{alone, kill, parent_of, pid, pool, start, until, within};
+use crate::support::{alone, belongings, kill, parent_of, pid, pool, start, until, within};
 use futures::StreamExt;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use snakebridge::{Bytes, Fact, PoolConfig, Ran, Session};
+use snakebridge::{Bytes, Fact, PoolConfig, Ran, Session, SnakeBridge};
 use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -57,6 +57,33 @@ impl Drop for Taken {
     fn drop(&mut self) {
         setrlimit(Resource::Nofile, self.before).unwrap();
     }
+}
+
+#[test]
+fn a_host_without_descriptors_for_the_threads_of_its_pools_is_told_and_nothing_is_started() {
+    if !alone("starvation::a_host_without_descriptors_for_the_threads_of_its_pools_is_told_and_nothing_is_started") {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let before = belongings();
+        let pools = (0..30).map(|n| pool(&format!("p{n}"), 1));
+        let builder = pools.fold(SnakeBridge::builder(), snakebridge::Builder::pool).thread_per_pool();
+        let limit = getrlimit(Resource::Nofile);
+        // For the bridge, and for the threads of some.
+        let few = u64::try_from(before.1).unwrap() + 40;
+        setrlimit(Resource::Nofile, Rlimit { current: Some(few), ..limit }).unwrap();
+        let outcome = within("the start", builder.start()).await;
+        setrlimit(Resource::Nofile, limit).unwrap();
+        let error = outcome.unwrap_err();
+        assert_eq!((error.code(), error.ran()), ("spawn", Ran::No), "{error}");
+        assert!(error.to_string().contains("no thread for each pool"), "{error}");
+        until("the threads to be gone", || async { belongings() == before }).await;
+        // And there is room again.
+        let py = SnakeBridge::builder().pool(pool("p", 1)).pool(pool("q", 1)).thread_per_pool().start();
+        let py = within("another start", py).await.unwrap();
+        within("the shutdown", py.shutdown()).await.unwrap();
+    });
 }
 
 #[test]

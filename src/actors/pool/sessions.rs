@@ -7,7 +7,6 @@ use crate::id::{CallId, SessionKey, WorkerId};
 use crate::observe::Handled;
 use crate::rules::pool::Ticket;
 use actix::prelude::*;
-use std::sync::Arc;
 use tokio::sync::oneshot;
 
 /// A call wants a worker.
@@ -132,8 +131,8 @@ impl Handler<Forget> for PoolSupervisor {
 #[rtype(result = "()")]
 pub(crate) struct Reset {
     pub(crate) session: SessionKey,
-    /// Dropped when it is done.
-    pub(crate) done: Arc<oneshot::Sender<()>>,
+    /// Told when it is done.
+    pub(crate) done: oneshot::Sender<()>,
 }
 
 impl Handler<Reset> for PoolSupervisor {
@@ -143,6 +142,7 @@ impl Handler<Reset> for PoolSupervisor {
         self.hear_of_session(Handled::Reset, &session);
         self.rules.reset(&session, clock::now());
         self.perform(ctx);
-        drop(done);
+        // Whoever asked may have gone.
+        let _gone = done.send(());
     }
 }

@@ -12,6 +12,7 @@ use actix::prelude::*;
 use futures::StreamExt;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::oneshot;
 
 /// Which of them a worker or a report is of.
@@ -32,9 +33,36 @@ pub(super) struct Zygotes {
     /// Who waits for code to be loaded anew; the first of them is being served.
     reloads: VecDeque<oneshot::Sender<Result<()>>>,
     starting: Option<SpawnHandle>,
+    /// Of all that were ever begun, also those that were given up or lost in a panic.
+    threads: Arc<AtomicUsize>,
+    /// They are not waited for any more.
+    threads_given_up: bool,
+}
+
+/// Held by the threads that find an interpreter, start a zygote and reap it. The pool hears of its end.
+pub(super) struct Alive {
+    threads: Arc<AtomicUsize>,
+    pool: Addr<PoolSupervisor>,
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.threads.fetch_sub(1, Ordering::AcqRel);
+        self.pool.do_send(ThreadOver);
+    }
 }
 
 impl Zygotes {
+    /// For the threads of one start.
+    pub(super) fn alive(&self, ctx: &mut Context<PoolSupervisor>) -> Arc<Alive> {
+        self.threads.fetch_add(1, Ordering::AcqRel);
+        Arc::new(Alive { threads: Arc::clone(&self.threads), pool: ctx.address() })
+    }
+
+    pub(super) fn give_up_threads(&mut self) {
+        self.threads_given_up = true;
+    }
+
     /// The task that started one is gone.
     pub(super) fn forget_starts(&mut self, error: &Error) {
         self.starting = None;
@@ -88,7 +116,8 @@ impl PoolSupervisor {
         }
     }
 
-    /// The end of each is told by its events, that of its namespace after it; whether there are none any more.
+    /// The end of each is told by its events, that of its namespace after it, that of its thread by what that holds;
+    /// whether there are none any more.
     pub(super) fn end_zygotes(&mut self, ctx: &mut Context<Self>) -> bool {
         if let Some(start) = self.zygotes.starting.take() {
             ctx.cancel_future(start);
@@ -100,7 +129,8 @@ impl PoolSupervisor {
                 *keep = None;
             }
         }
-        self.zygotes.living.is_empty() && self.zygotes.namespaces.is_empty()
+        let has_threads = self.zygotes.threads.load(Ordering::Acquire) > 0 && !self.zygotes.threads_given_up;
+        self.zygotes.living.is_empty() && self.zygotes.namespaces.is_empty() && !has_threads
     }
 
     /// One that says nothing of a worker is stuck, and nobody else will.
@@ -116,7 +146,8 @@ impl PoolSupervisor {
     }
 
     fn begin_reload(&mut self, ctx: &mut Context<Self>) {
-        let start = start_zygote(Arc::clone(&self.config)).into_actor(self);
+        let alive = self.zygotes.alive(ctx);
+        let start = start_zygote(Arc::clone(&self.config), alive).into_actor(self);
         self.zygotes.starting = Some(ctx.spawn(start.map(|outcome, this, ctx| this.on_reloaded(outcome, ctx))));
     }
 
@@ -197,7 +228,8 @@ fn end_after(kept: oneshot::Receiver<()>, namespace: Namespace, zygote: Number, 
     actix_rt::spawn(async move {
         let _let_go = kept.await;
         namespace.end().await;
-        pool.do_send(NamespaceEmpty { zygote });
+        // Until it is seen: a panic may lose it.
+        while pool.send(NamespaceEmpty { zygote }).await.is_err() && pool.connected() {}
     });
 }
 
@@ -213,10 +245,21 @@ impl Handler<NamespaceEmpty> for PoolSupervisor {
 
     fn handle(&mut self, NamespaceEmpty { zygote }: NamespaceEmpty, ctx: &mut Context<Self>) {
         self.journal.note(Handled::NamespaceEmpty, None, None, || "seen");
-        let was_there = self.zygotes.namespaces.remove(&zygote).is_some();
-        if was_there && matches!(self.seat, Seat::Left) && self.end_zygotes(ctx) {
-            self.stopped();
-        }
+        self.zygotes.namespaces.remove(&zygote);
+        self.stop_if_over(ctx);
+    }
+}
+
+/// The threads of one start have ended.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct ThreadOver;
+
+impl Handler<ThreadOver> for PoolSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, _: ThreadOver, ctx: &mut Context<Self>) {
+        self.stop_if_over(ctx);
     }
 }
 
@@ -262,10 +305,7 @@ impl PoolSupervisor {
         self.zygotes.replaced.remove(&zygote);
         self.let_zygotes_go();
         if matches!(self.seat, Seat::Left) {
-            if self.end_zygotes(ctx) {
-                self.stopped();
-            }
-            return;
+            return self.stop_if_over(ctx);
         }
         // Nobody will tell of workers that it was asked for and did not report, nor how the others end.
         for member in self.workers.values().filter(|member| member.zygote == zygote) {

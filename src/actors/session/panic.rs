@@ -29,6 +29,9 @@ impl Supervised for SessionActor {
             work.fail_rebuild(call, lost());
         }
         work.pending.use_grants();
+        if let Some((call, place)) = work.giving_up.take() {
+            super::abandon(call, &place);
+        }
         if let Some(ending) = &mut work.ending {
             // The answer of a pool may have been what was lost.
             ending.pools.ask_again();

@@ -99,6 +99,8 @@ impl Handler<NeverForked> for WorkerActor {
     type Result = ();
 
     fn handle(&mut self, NeverForked { why }: NeverForked, _: &mut Context<Self>) {
+        // First: it is told once, and a panic is not to lose it.
+        self.exit.get_or_insert(Exit::UNKNOWN);
         self.journal.note(Handled::NeverForked, None, None, || why.as_str());
         if self.phase != Phase::Judged {
             self.phase = Phase::Judged;
@@ -118,8 +120,9 @@ impl Handler<ExitSeen> for WorkerActor {
     type Result = ();
 
     fn handle(&mut self, _: ExitSeen, _: &mut Context<Self>) {
-        self.journal.note(Handled::ExitSeen, None, None, || "its socket is read to the end");
+        // First: it is told once, and a panic is not to lose it.
         self.exit_seen = true;
+        self.journal.note(Handled::ExitSeen, None, None, || "its socket is read to the end");
     }
 }
 

@@ -11,10 +11,12 @@ use futures::{FutureExt, StreamExt, poll};
 use rustix::process::{Pid, Signal, kill_process};
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::SubscriberExt;
 
 /// Everything that is ready to run runs once, in the order in which it came to be so, if this is awaited in a task.
 async fn turn() {
@@ -139,6 +141,39 @@ async fn a_worker_that_is_wanted_of_a_zygote_which_has_just_died_is_had_of_the_n
         within("the shutdown", py.shutdown()).await.expect("it stops");
     })
     .await;
+}
+
+/// Does something once, while the log line of a call's start is written.
+struct Meanwhile(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+impl<S: tracing::Subscriber> Layer<S> for Meanwhile {
+    fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+        let mut text = String::new();
+        event.record(&mut |_: &tracing::field::Field, value: &dyn std::fmt::Debug| text += &format!("{value:?} "));
+        if text.contains("snakebridge.call.started")
+            && let Some(act) = self.0.lock().expect("no panic").take()
+        {
+            act();
+        }
+    }
+}
+
+#[actix::test]
+async fn a_call_that_comes_behind_the_end_of_its_session_is_cancelled() {
+    let builder = SnakeBridge::builder().config(Config::new().call_events(true)).pool(pool("p"));
+    let py = within("the start", builder.start()).await.expect("the bridge starts");
+    let session = py.session("s");
+    // As another thread may: after the call has found its session, and before its request is on the way.
+    let released = session.clone();
+    let acts = move || assert!(released.release().boxed().now_or_never().is_none(), "it lives, and is ending");
+    let meanwhile = Meanwhile(Mutex::new(Some(Box::new(acts))));
+    let guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(meanwhile));
+    let call = within("the call", session.call("math", "sqrt", (4,)).discard()).await;
+    drop(guard);
+    assert_eq!(outcome(call), Err(("cancelled", Ran::No)));
+    let next = within("the next", session.call("math", "sqrt", (4,)).extract::<f64>()).await;
+    assert_eq!(next.ok(), Some(2.0), "in a new session");
+    within("the shutdown", py.shutdown()).await.expect("it stops");
 }
 
 fn parent_of(pid: u32) -> u32 {
