@@ -4,6 +4,7 @@ use crate::support::{Busy, Dir, Gate, code, is_alive, kill, parent_of, pid, pool
 use futures::StreamExt;
 use rustix::process::{Pid, Signal, kill_process};
 use snakebridge::{Affinity, Error, Event, Fact, PoolStatus, PyRef, Ran, SnakeBridge, StartMethod, WorkerState};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 #[tokio::test]
@@ -251,6 +252,44 @@ async fn a_fork_that_comes_back_into_the_loop_ends_there() {
     }
     assert!(py.call("math", "sqrt", (4,)).await.is_ok());
     py.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_fork_that_a_finalizer_has_made_takes_no_message_of_its_workers() {
+    for concurrency in [1, 2] {
+        let held: Arc<Mutex<Option<PyRef>>> = Arc::default();
+        let py = start([pool("p", 1).concurrency(concurrency)]).await;
+        let drops = Arc::clone(&held);
+        let let_go = move |n: i64| {
+            drops.lock().unwrap().take();
+            async move {
+                tokio::time::sleep(Duration::from_millis(30)).await;
+                Ok(n + 1)
+            }
+        };
+        py.register("let_go", let_go).unwrap();
+        let session = py.session("s");
+        let object = || session.call("bridge_helpers", "ForksWhenItGoes", ());
+        let worker = pid(&session).await.unwrap();
+        for round in 0..10_i64 {
+            // When Rust lets go of it, between two calls.
+            drop(object().into_ref().await.unwrap());
+            until("it to be freed", || async { py.stats().await.refs == 0 }).await;
+            // With the values of a call, behind its reply.
+            object().discard().await.unwrap();
+            // While a call waits for the host.
+            *held.lock().unwrap() = Some(object().into_ref().await.unwrap());
+            let asks = session.call("bridge_helpers", "call_host_with", (round, "let_go")).extract::<i64>();
+            assert_eq!(within("a call that asks", asks).await.unwrap(), round + 1);
+            for n in 0..10_i64 {
+                let neg = session.call("operator", "neg", (n,)).extract::<i64>();
+                assert_eq!(within("a call", neg).await.unwrap(), -n);
+            }
+        }
+        assert_eq!(pid(&session).await.unwrap(), worker);
+        assert_eq!(py.stats().await.pools[0].deaths, 0);
+        within("the shutdown", py.shutdown()).await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -140,6 +140,20 @@ def fork_and_return():
     return os.fork() != 0
 
 
+class ForksWhenItGoes:
+    """Its finalizer forks, and the child comes back into whatever let it go."""
+
+    def __del__(self):
+        os.fork()
+
+
+def call_host_with(value, name):
+    """Lets the host let go of something, and calls it meanwhile."""
+    import snakebridge
+
+    return snakebridge.host.call(name, value)
+
+
 def fork_if_told():
     if told := os.environ.get("FORK_IF"):
         with open(told, "a") as forks:

@@ -21,6 +21,8 @@ CLONE_FLAGS = {"CLONE_NEWNS": 0x0002_0000, "CLONE_NEWUSER": 0x1000_0000, "CLONE_
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_SLAVE = 1 << 1, 1 << 2, 1 << 3, 1 << 14, 1 << 19
 CAPABILITY_VERSION = 0x2008_0522
 MEMBARRIER_REGISTER_GLOBAL_EXPEDITED = 1 << 2
+PROT_READ, PROT_WRITE = 1, 2
+MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS = 0x02, 0x10, 0x20
 MFD_CLOEXEC = 1
 MFD_ALLOW_SEALING = 2
 
@@ -216,6 +218,19 @@ def drop_capabilities() -> None:
             break  # the kernel knows no more
     # The effective, the permitted and the inheritable ones, and with those the ambient ones.
     _call("capset", struct.pack("Ii", CAPABILITY_VERSION, 0), bytes(24))
+
+
+def unshare_memory(address: int, size: int) -> None:
+    """Makes shared pages private to this process, with what is in them."""
+    kept = ctypes.string_at(address, size)
+    mmap = _libc().mmap
+    mmap.restype = ctypes.c_void_p
+    mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+    flags = MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS
+    if mmap(address, size, PROT_READ | PROT_WRITE, flags, -1, 0) != address:
+        code = ctypes.get_errno()
+        raise OSError(code, f"mmap: {os.strerror(code)}")
+    ctypes.memmove(address, kept, size)
 
 
 def forbid_tracing() -> None:

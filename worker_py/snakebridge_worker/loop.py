@@ -16,7 +16,7 @@ import traceback
 from collections import deque
 from functools import reduce
 from time import monotonic_ns
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Iterable, Iterator, Sequence
 
 from snakebridge_worker import codec, coroutines, errors, host, interrupts, streams, wire
 from snakebridge_worker.blocks import Incoming, Outgoing
@@ -42,10 +42,14 @@ def main(channel: int, side: int, page: Page, worker: str, ref_base: int, concur
     if init is not None and not initialise(shared, init):
         return
     shared.send(wire.hello())
-    if concurrency == 1:
-        serve(shared)
-    else:
-        serve_threads(shared, concurrency)
+    try:
+        if concurrency == 1:
+            serve(shared)
+        else:
+            serve_threads(shared, concurrency)
+    finally:
+        if shared.forked:
+            os._exit(0)
 
 
 def initialise(shared: Shared, init: str) -> bool:
@@ -80,8 +84,20 @@ class Shared:
         self.entries = [host.Entry(self, page, page.begun_at(index) + 1) for index in range(page.entries)]
 
     def note_fork(self) -> None:
-        """Runs in a child that user code forked: it must never answer in the worker's name."""
+        """Runs in a child that user code forked: it must never take a message of the worker's, or answer in its name.
+
+        Where it was forked in a finalizer, it comes out of that into the middle of a loop.
+        """
         self.forked = True
+        self.page.detach()
+        try:
+            nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            # To read from there is an error, and an end as good.
+            os.dup2(2, self.channel, inheritable=False)
+            return
+        os.dup2(nothing, self.channel, inheritable=False)
+        os.close(nothing)
 
     def send(self, message: bytes) -> None:
         """Sends one message; it is whole or not at all."""
@@ -449,15 +465,25 @@ def serve_entry(shared: Shared, index: int, waiting: queue.SimpleQueue) -> None:
                 run(memoryview(message), plain + (message[0] == wire.NESTED))
             # What is idle keeps nothing alive.
             message = None
+            if shared.forked:
+                os._exit(0)
     except BaseException:
         # Its calls would wait for ever: the worker is of no use any more.
         traceback.print_exc()
         os._exit(70)
 
 
+def unless_forked(shared: Shared, ids: Iterable[int]) -> Iterator[int]:
+    """Those ids; a child that the finalizer of one of their objects forks does not go on to the next."""
+    for ref_id in ids:
+        yield ref_id
+        if shared.forked:
+            os._exit(0)
+
+
 def free(shared: Shared, view: memoryview) -> None:
     """Lets go of objects and blocks."""
     refs, blocks = wire.read_free(view)
-    shared.table.drop(shared.page.count_freed(refs))
+    shared.table.drop(unless_forked(shared, shared.page.count_freed(refs)))
     if blocks:
         shared.release(blocks)

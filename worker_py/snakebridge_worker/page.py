@@ -4,9 +4,12 @@ One aligned 64-bit word per fact, each with one writer. A store through a memory
 one machine store; `struct.pack_into` would zero the word first, and a death in between would lie.
 """
 
+import ctypes
 import mmap
 import os
 from typing import Iterable, Iterator
+
+from snakebridge_worker import kernel
 
 SIZE = 4096
 MAGIC = 0x5342504147450002
@@ -75,6 +78,10 @@ class Page:
         for ref_id in ids:
             words[FREED] += 1
             yield ref_id
+
+    def detach(self) -> None:
+        """In a forked child: from now on the page is its own, and nobody sees what it writes."""
+        kernel.unshare_memory(ctypes.addressof(ctypes.c_char.from_buffer(self.words)), SIZE)
 
     def set_fenced(self) -> None:
         """Tells the host that its barriers reach this process."""

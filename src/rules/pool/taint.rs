@@ -87,9 +87,8 @@ impl Pool {
             }
         }
         for id in self.leases_ahead(place).into_iter().filter(|id| goes(self, id)).collect::<Vec<_>>() {
-            let is_tied = self.calls[&id].is_tied();
-            let then = if is_tied { Then::Refuse(refusal(self, &id)) } else { Then::RouteAgain };
-            self.take_back(id, then);
+            let refusal = refusal(self, &id);
+            self.take_back(id, Then::Refuse(refusal));
         }
     }
 }
