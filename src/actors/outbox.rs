@@ -27,8 +27,8 @@ pub(crate) struct Outbox {
 }
 
 enum Waiting {
-    /// The socket was full.
-    Message(Vec<u8>),
+    /// The socket was full. The call that it answers, if it is an answer.
+    Message(Vec<u8>, Option<u64>),
     /// Every block was lent. Its body is still with its request.
     Call { call: CallId, sent: Sent, plan: Vec<u8> },
     /// The same of the answer to a call that waits for its callback.
@@ -62,13 +62,13 @@ impl Outbox {
 
     pub(crate) fn send(&mut self, message: impl FnOnce(Vec<u32>) -> ToWorker<'static>, page: &Page) {
         message(std::mem::take(&mut self.released)).encode(cleared(&mut self.head));
-        self.transmit(&[], page);
+        self.transmit(&[], None, page);
     }
 
-    /// Asks whether the worker takes messages. It names no blocks: those wait for the next message.
+    /// Asks whether the worker takes messages. It names no blocks.
     pub(crate) fn ping(&mut self, page: &Page) {
         ToWorker::Ping.encode(cleared(&mut self.head));
-        self.transmit(&[], page);
+        self.transmit(&[], None, page);
     }
 
     /// Sends a call, or keeps it until there is room.
@@ -118,7 +118,7 @@ impl Outbox {
         };
         let released = std::mem::take(&mut self.released);
         ToWorker::HostReply { seq, entry, ended, body: place, released }.encode(cleared(&mut self.head));
-        self.transmit(&inline, page);
+        self.transmit(&inline, Some(seq), page);
         true
     }
 
@@ -159,25 +159,39 @@ impl Outbox {
         message.encode(cleared(&mut self.head));
         if inline.len() <= JOINED {
             self.head.extend_from_slice(inline);
-            self.transmit(&[], page);
+            self.transmit(&[], None, page);
         } else {
-            self.transmit(inline, page);
+            self.transmit(inline, None, page);
         }
         Ok(true)
     }
 
     /// Sends what stands in `head` and `body` behind it, or keeps both.
-    fn transmit(&mut self, body: &[u8], page: &Page) {
+    fn transmit(&mut self, body: &[u8], answers: Option<u64>, page: &Page) {
         if !self.waiting.is_empty() || !self.try_send(body, page) {
             let mut message = std::mem::take(&mut self.head);
             message.extend_from_slice(body);
-            self.waiting.push_back(Waiting::Message(message));
+            self.waiting.push_back(Waiting::Message(message, answers));
         }
     }
 
     /// Whether anything waits for room in the socket or for a block.
     pub(crate) fn is_waiting(&self) -> bool {
         !self.waiting.is_empty()
+    }
+
+    /// Whether the answer to something that the call has asked has yet to be sent.
+    pub(crate) fn owes_answer(&self, call: u64) -> bool {
+        self.waiting.iter().any(|waiting| match waiting {
+            Waiting::Message(_, answers) => *answers == Some(call),
+            Waiting::Answer { seq, .. } => *seq == call,
+            Waiting::Call { .. } => false,
+        })
+    }
+
+    /// Whether blocks were read of which the worker has yet to hear.
+    pub(crate) fn has_released(&self) -> bool {
+        !self.released.is_empty()
     }
 
     /// Whether a message was lost: its worker takes none any more.
@@ -213,10 +227,10 @@ impl Outbox {
     ) -> Result<(), (CallId, io::Error)> {
         while let Some(waiting) = self.waiting.pop_front() {
             match waiting {
-                Waiting::Message(message) => {
+                Waiting::Message(message, answers) => {
                     self.head = message;
                     if !self.try_send(&[], page) {
-                        self.waiting.push_front(Waiting::Message(std::mem::take(&mut self.head)));
+                        self.waiting.push_front(Waiting::Message(std::mem::take(&mut self.head), answers));
                         match self.channel.poll_send_ready(task) {
                             Poll::Ready(Ok(())) => {}
                             Poll::Ready(Err(_)) | Poll::Pending => return Ok(()),

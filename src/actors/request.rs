@@ -47,6 +47,8 @@ pub(crate) struct Request {
     pub(crate) promise: Promise,
     /// Whether it may run once more, where its ticket allows that.
     pub(crate) idempotent: bool,
+    /// In how many parts its answer may come, before the last.
+    pub(crate) parts: usize,
     /// When and how it was sent to the worker that has it.
     pub(crate) sent: Option<(Instant, Sent)>,
     /// Which start of its pool it was submitted to.
@@ -133,6 +135,7 @@ impl Drop for Request {
             hold: Arc::clone(&self.hold),
             promise: Promise::given_up(),
             idempotent: false,
+            parts: 0,
             sent: None,
             era: self.era,
             not_ready: None,
@@ -172,7 +175,7 @@ impl Promise {
 
     /// Has the answer come in parts, where the worker sends it so.
     pub(crate) fn in_parts(&mut self) -> mpsc::UnboundedReceiver<Reply> {
-        // Bounded by the items that the batch was asked for.
+        // Bounded by `Request::parts`.
         let (parts, receiver) = mpsc::unbounded_channel();
         self.parts = Some(parts);
         receiver

@@ -319,7 +319,8 @@ impl WorkerActor {
         let now = clock::now();
         let (tree, deadline, timeout) = (request.tree(), request.deadline, request.timeout);
         let may_rerun = request.idempotent && request.ticket().may_rerun(self.affinity);
-        let sent = self.lane.handle_granted(Granted { call, session, tree, on, deadline, timeout, may_rerun });
+        let parts = request.parts;
+        let sent = self.lane.handle_granted(Granted { call, session, tree, on, deadline, timeout, may_rerun, parts });
         request.sent = sent.map(|sent| (now, sent));
         // What the lane knows is among the requests, whatever comes.
         let request = self.requests.entry(call).or_insert(request);
@@ -408,10 +409,10 @@ impl WorkerActor {
                 Ok(self.host_call(HostCall { seq, function, body, refs }, ctx)?)
             }
             FromWorker::Reply { seq, ended: Ended::Part, body, released: _, refs } => {
-                let call = self.lane.handle_part(seq).map_err(|violation| format!("{violation:?}"))?;
-                self.note_part(seq);
                 let refs = self.own(refs)?;
                 let body = self.body(body, inline)?;
+                let call = self.lane.handle_part(seq, body.len()).map_err(|violation| format!("{violation:?}"))?;
+                self.note_part(seq);
                 Ok(self.part(call, body, refs)?)
             }
             FromWorker::Reply { seq, ended, body, released, refs } => {

@@ -91,8 +91,8 @@ struct Draft {
     session: Option<SessionId>,
     pool: Option<PoolName>,
     purpose: Purpose,
-    /// Whether its answer may come in parts.
-    in_parts: bool,
+    /// In how many parts its answer may come, before the last.
+    parts: usize,
     affinity: Option<Affinity>,
     timeout: Option<Duration>,
     queue_timeout: Option<Duration>,
@@ -359,9 +359,9 @@ impl<R> Call<R> {
         self
     }
 
-    /// The next batch of a stream.
-    pub(super) fn batch<T: DeserializeOwned + Send + 'static>(mut self) -> CallFuture<Batch<T>> {
-        self.draft().in_parts = true;
+    /// The next batch of a stream, of so many items at most: each may come by itself.
+    pub(super) fn batch<T: DeserializeOwned + Send + 'static>(mut self, items: usize) -> CallFuture<Batch<T>> {
+        self.draft().parts = items;
         let want = Want::Shaped(pickle::want_of_batch::<T>());
         CallFuture::new(self.into_draft(), Finish { want, decode: pickle::decode_batch::<T> })
     }
@@ -461,7 +461,7 @@ impl Call<Value> {
             session: None,
             pool: None,
             purpose: Purpose::Call,
-            in_parts: false,
+            parts: 0,
             affinity: None,
             timeout: None,
             queue_timeout: None,
@@ -517,7 +517,7 @@ impl Draft {
             session,
             pool,
             purpose,
-            in_parts,
+            parts,
             affinity,
             timeout,
             queue_timeout,
@@ -595,7 +595,7 @@ impl Draft {
         let call = core.next_call();
         let witness = Witness::of_call(&core.observers, call, hold.id(), &address.pool);
         let (mut promise, answer, place) = Promise::new(witness);
-        let parts = in_parts.then(|| promise.in_parts());
+        let coming = (parts > 0).then(|| promise.in_parts());
         let actor = hold.actor.clone();
         actor.do_send(session::Call(Box::new(Request {
             call,
@@ -616,12 +616,13 @@ impl Draft {
             hold,
             promise,
             idempotent,
+            parts,
             sent: None,
             era: 0,
             not_ready: None,
             if_unheard,
         })));
-        Ok(Waiting { call, answer, parts, early: None, place, actor, over: false })
+        Ok(Waiting { call, answer, parts: coming, early: None, place, actor, over: false })
     }
 }
 

@@ -121,7 +121,7 @@ impl<T: DeserializeOwned + Send + 'static> Source<T> {
             if let Some(timeout) = self.timeout {
                 call = call.timeout(timeout);
             }
-            self.fetching = Some(call.batch());
+            self.fetching = Some(call.batch(self.asked));
         }
         self.fetching.as_mut()
     }

@@ -28,6 +28,9 @@ use crate::id::{CallId, SessionKey};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
+/// As much as one result may have.
+const MOST_PART_BYTES: usize = 1 << 30;
+
 /// How a call was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Sent {
@@ -50,6 +53,8 @@ pub(crate) struct Granted {
     pub(crate) timeout: Option<Duration>,
     /// Should it have begun when the worker dies, it is run once more, elsewhere.
     pub(crate) may_rerun: bool,
+    /// In how many parts its answer may come, before the last: the items that its batch asks for.
+    pub(crate) parts: usize,
 }
 
 /// The *begun* words of an entry.
@@ -79,6 +84,8 @@ pub(crate) enum Violation {
     PassedUnasked { seq: u64 },
     /// A call that waits for a callback asked for another, or was answered.
     WaitsAlready { seq: u64 },
+    /// More parts of an answer than it may have items, or more of them than one result may have.
+    TooManyParts { seq: u64 },
 }
 
 /// What a caller is told while its call is still open here.
@@ -150,6 +157,8 @@ struct InFlight {
     waits: bool,
     deadline: Option<(Instant, Duration)>,
     may_rerun: bool,
+    parts_left: usize,
+    part_bytes_left: usize,
     stage: Stage,
 }
 
@@ -232,7 +241,7 @@ impl Lane {
 
     /// A granted request has come; none if it was taken back before, and is not to be sent.
     pub(crate) fn handle_granted(&mut self, granted: Granted) -> Option<Sent> {
-        let Granted { call, session, tree, on, deadline, timeout, may_rerun } = granted;
+        let Granted { call, session, tree, on, deadline, timeout, may_rerun, parts } = granted;
         if self.awaited.remove(&call) {
             self.actions.extend([LaneAction::TakenBack { call }, LaneAction::Passed { call }]);
             return None;
@@ -247,7 +256,20 @@ impl Lane {
         self.seqs.insert(call, seq);
         let tree = tree.unwrap_or(call);
         let stage = Stage::Sent;
-        let sent = InFlight { call, session, entry, nested, tree, waits: false, deadline, may_rerun, stage };
+        let (waits, parts_left, part_bytes_left) = (false, parts, MOST_PART_BYTES);
+        let sent = InFlight {
+            call,
+            session,
+            entry,
+            nested,
+            tree,
+            waits,
+            deadline,
+            may_rerun,
+            parts_left,
+            part_bytes_left,
+            stage,
+        };
         self.open.insert(seq, sent);
         Some(Sent { seq, entry, nested })
     }
@@ -299,16 +321,18 @@ impl Lane {
         Ok(Replied { call, session, is_awaited })
     }
 
-    /// The worker has sent a part of the answer to a call, which goes on.
+    /// The worker has sent a part of the answer to a call, which goes on: of so many bytes.
     ///
     /// # Errors
-    /// No answer of that call is due: kill the worker.
-    pub(crate) fn handle_part(&self, seq: u64) -> Result<CallId, Violation> {
-        let call = self.open.get(&seq).ok_or(Violation::NotOpen { seq })?;
-        match call.stage {
-            Stage::Revoked(_) => Err(Violation::RepliedThoughRevoked { seq }),
-            Stage::Sent | Stage::Revoking(_) | Stage::Kept | Stage::Overdue { .. } => Ok(call.call),
+    /// No answer of that call is due, or not so much of it: kill the worker.
+    pub(crate) fn handle_part(&mut self, seq: u64, bytes: usize) -> Result<CallId, Violation> {
+        let call = self.open.get_mut(&seq).ok_or(Violation::NotOpen { seq })?;
+        if let Stage::Revoked(_) = call.stage {
+            return Err(Violation::RepliedThoughRevoked { seq });
         }
+        let left = call.parts_left.checked_sub(1).zip(call.part_bytes_left.checked_sub(bytes));
+        (call.parts_left, call.part_bytes_left) = left.ok_or(Violation::TooManyParts { seq })?;
+        Ok(call.call)
     }
 
     /// The worker has passed a revoked call.

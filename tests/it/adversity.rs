@@ -1,6 +1,7 @@
 //! What a stuck or hostile process may not do: keep anyone waiting, or reach another session.
 
 use crate::support::{Dir, Gate, code, parent_of, pool, start, until, within};
+use futures::StreamExt;
 use snakebridge::{Bytes, PyRef, Ran, SnakeBridge};
 use std::process::Command;
 use std::time::Duration;
@@ -96,6 +97,27 @@ async fn a_worker_that_names_an_object_of_another_worker_is_killed_and_the_objec
     until("the frees", || async { py.stats().await.refs == 1 }).await;
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(kept.call_method("add", ()).extract::<i64>().await.unwrap(), 1);
+    py.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_worker_that_says_more_than_anybody_reads_is_killed_before_it_fills_the_host() {
+    let py = start([pool("p", 1).restart_backoff(Duration::ZERO, Duration::ZERO)]).await;
+    let error = within("a call", py.call("bridge_helpers", "asks_without_end", ()).discard()).await.unwrap_err();
+    assert_eq!((error.code(), error.ran()), ("protocol", Ran::Maybe), "{error}");
+    py.await_ready(Duration::from_secs(20)).await.unwrap();
+    let mut stream =
+        within("a stream", py.call("bridge_helpers", "parts_without_end", ()).stream::<u64>()).await.unwrap();
+    let mut items = 0;
+    let error = loop {
+        match within("an item", stream.next()).await.unwrap() {
+            Ok(_) => items += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!((error.code(), error.ran()), ("protocol", Ran::Maybe), "{error}");
+    assert!(items <= 1024, "{items} came, and its reader had not asked for so many");
+    assert_eq!(py.stats().await.pools[0].deaths, 2);
     py.shutdown().await.unwrap();
 }
 

@@ -2,7 +2,8 @@
 
 use crate::support::{Gate, SOON, is_alive, kill, pid, pool, promised, start, until, within};
 use futures::StreamExt;
-use snakebridge::{Affinity, Event, Fact, Ran, WorkerInfo};
+use snakebridge::{Affinity, Bytes, Event, Fact, Ran, WorkerInfo};
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 const SHORT: Duration = Duration::from_millis(200);
@@ -87,6 +88,23 @@ async fn one_that_goes_on_in_time_is_left_alone() {
     until("it to be heard", || async { py.stats().await.pools[0].unresponsive == 0 }).await;
     assert_eq!(within("a call", pid(&py.session("s"))).await.unwrap(), worker.pid);
     assert_eq!(py.stats().await.pools[0].ready, 1);
+    py.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_an_idle_worker_has_sent_is_let_go_of() {
+    let py = start([pool("p", 1).heartbeat(SHORT)]).await;
+    let shared = |pid: u32| -> u64 {
+        let files = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().filter_map(Result::ok);
+        let blocks = files.filter(|file| {
+            std::fs::read_link(file.path()).is_ok_and(|target| target.to_string_lossy().contains("memfd:"))
+        });
+        blocks.filter_map(|file| std::fs::metadata(file.path()).ok()).map(|file| file.blocks() * 512).sum()
+    };
+    let worker = py.workers().await.remove(0);
+    let large = py.call("builtins", "bytes", (200_000_000,)).extract::<Bytes>().await.unwrap();
+    assert_eq!(large.len(), 200_000_000);
+    until("the block to be given back", || async { shared(worker.pid) <= 64 << 20 }).await;
     py.shutdown().await.unwrap();
 }
 

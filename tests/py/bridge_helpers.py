@@ -140,6 +140,40 @@ def fork_and_return():
     return os.fork() != 0
 
 
+def _running():
+    """The entry whose call runs here, and that call's number."""
+    import threading
+
+    from snakebridge_worker import host
+
+    entry = host.entries[threading.get_ident()]
+    return entry, entry.running
+
+
+def asks_without_end():
+    """Asks for what there is none of, and never reads an answer."""
+    from snakebridge_worker import wire
+
+    entry, seq = _running()
+    message = wire.host_call(seq, 1 << 40, wire.INLINE, 0, 0, (), range(1, 1000))
+    while True:
+        os.write(entry.shared.channel, message)
+
+
+def parts_without_end():
+    """A generator that sends items in its own way, and many more than anybody wants."""
+    import pickle
+
+    from snakebridge_worker import wire
+
+    yield 0
+    entry, seq = _running()
+    body = pickle.dumps(([1], None), 5)
+    message = wire.reply(seq, wire.PART, wire.INLINE, 0, len(body), (), ()) + body
+    while True:
+        os.write(entry.shared.channel, message)
+
+
 class ForksWhenItGoes:
     """Its finalizer forks, and the child comes back into whatever let it go."""
 

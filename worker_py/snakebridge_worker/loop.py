@@ -89,11 +89,18 @@ class Shared:
         Where it was forked in a finalizer, it comes out of that into the middle of a loop.
         """
         self.forked = True
-        self.page.detach()
+        try:
+            self._leave_channel()
+            self.page.detach()
+        except BaseException:
+            # What is raised here, Python reports and passes over.
+            os._exit(70)
+
+    def _leave_channel(self) -> None:
         try:
             nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         except OSError:
-            # To read from there is an error, and an end as good.
+            # To read from where one can only write is an error, and an end as good.
             os.dup2(2, self.channel, inheritable=False)
             return
         os.dup2(nothing, self.channel, inheritable=False)

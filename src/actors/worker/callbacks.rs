@@ -58,6 +58,10 @@ impl WorkerActor {
     /// It is none that a worker of ours makes.
     pub(super) fn host_call(&mut self, asked: HostCall, ctx: &mut Context<Self>) -> Result<(), String> {
         let HostCall { seq, function, body, refs } = asked;
+        // It would go on for ever, and the answers pile up.
+        if self.outbox.owes_answer(seq) {
+            return Err(format!("call {seq} asks again before it can have read an answer"));
+        }
         let call = self.lane.handle_callback(seq).map_err(|violation| format!("{violation:?}"))?;
         let request = call.and_then(|call| self.requests.get(&call)).filter(|request| !request.promise.is_abandoned());
         let Some(request) = request else {

@@ -7,6 +7,7 @@ use crate::process::Residency;
 use crate::rules::heartbeat::HeartAction;
 use crate::rules::lane::Begun;
 use crate::rules::memory::MemoryAction;
+use crate::wire::ToWorker;
 use std::time::Instant;
 
 impl WorkerActor {
@@ -71,7 +72,13 @@ impl WorkerActor {
     pub(super) fn perform_heart(&mut self) {
         while let Some(action) = self.heart.poll_action() {
             match action {
-                HeartAction::Ping => self.outbox.ping(&self.page),
+                HeartAction::Ping => {
+                    // Nothing else may come for long, and they can be large.
+                    if self.outbox.has_released() {
+                        self.outbox.send(|released| ToWorker::Free { refs: Vec::new(), released }, &self.page);
+                    }
+                    self.outbox.ping(&self.page);
+                }
                 HeartAction::Silent | HeartAction::Heard => {
                     let is_silent = action == HeartAction::Silent;
                     self.note_silence(if is_silent { "does not answer" } else { "heard again" });

@@ -33,6 +33,20 @@ fn a_call_that_nobody_revoked_cannot_be_passed() {
 }
 
 #[test]
+fn an_answer_has_as_many_parts_as_its_batch_may_have_items_and_bytes_as_one_result_may_have() {
+    let mut desk = Desk::new(1);
+    for (call, parts) in [(1, 0), (2, 2), (3, 9)] {
+        desk.lane.handle_granted(Granted { parts, ..granted(call, call) }).expect("it is sent");
+    }
+    assert_eq!(desk.lane.handle_part(1, 1), Err(Violation::TooManyParts { seq: 1 }));
+    for outcome in [Ok(CallId(2)), Ok(CallId(2)), Err(Violation::TooManyParts { seq: 2 })] {
+        assert_eq!(desk.lane.handle_part(2, 1), outcome);
+    }
+    assert_eq!(desk.lane.handle_part(3, 1 << 30), Ok(CallId(3)));
+    assert_eq!(desk.lane.handle_part(3, 1), Err(Violation::TooManyParts { seq: 3 }));
+}
+
+#[test]
 fn a_call_that_was_revoked_before_it_began_cannot_reply() {
     let mut desk = Desk::new(1);
     desk.grant(1, 1);
@@ -422,7 +436,16 @@ impl Desk {
 
 fn granted(call: u64, session: u64) -> Granted {
     let session = SessionKey::new("s".into(), session);
-    Granted { call: CallId(call), session, tree: None, on: None, deadline: None, timeout: None, may_rerun: false }
+    Granted {
+        call: CallId(call),
+        session,
+        tree: None,
+        on: None,
+        deadline: None,
+        timeout: None,
+        may_rerun: false,
+        parts: 0,
+    }
 }
 
 fn sent(seq: u64, entry: u32) -> Sent {

@@ -67,7 +67,16 @@ impl World {
                 let tree = record.parent.map(|_| self.witness.root(call));
                 let (deadline, timeout) = (record.deadline, record.timeout);
                 let may_rerun = record.may_rerun && record.reruns == 0;
-                match actor.lane.handle_granted(Granted { call, session, tree, on, deadline, timeout, may_rerun }) {
+                match actor.lane.handle_granted(Granted {
+                    call,
+                    session,
+                    tree,
+                    on,
+                    deadline,
+                    timeout,
+                    may_rerun,
+                    parts: 0,
+                }) {
                     Some(Sent { seq, entry, nested }) => {
                         self.post(Mailbox::ToProcess(worker.clone()), Message::Run { seq, entry, nested, call });
                     }
