@@ -250,6 +250,8 @@ impl WorkerActor {
                     self.pool.do_send(TakingBack::Passed { call, worker: self.id.clone() });
                 }
                 LaneAction::Over { call } => {
+                    // Its caller left when it seemed to have begun, and it was passed all the same.
+                    self.requests.remove(&call);
                     self.unheard.remove(&call);
                     let worker = self.id.clone();
                     self.pool.do_send(LeaseOver { call, worker, pins_made: 0, is_answer: false });
@@ -264,6 +266,11 @@ impl WorkerActor {
                 }
             }
         }
+        debug_assert!(
+            self.lane.due() > 0 || self.requests.is_empty() || !matches!(self.phase, Phase::Serving),
+            "calls are over, and their requests are here: {:?}",
+            self.requests.keys()
+        );
         let judged_by = match self.phase {
             Phase::Exited { judged_by } => Some(judged_by),
             Phase::Panicked { answered_by } => answered_by,

@@ -248,7 +248,10 @@ impl World {
                     self.post(Mailbox::Pool, Message::Kept(call));
                 }
                 LaneAction::Passed { call } => self.post(Mailbox::Pool, Message::Passed(call, worker.clone())),
-                LaneAction::Over { call } => self.post(Mailbox::Pool, Message::LeaseOver(call, 0)),
+                LaneAction::Over { call } => {
+                    self.sent.remove(&call);
+                    self.post(Mailbox::Pool, Message::LeaseOver(call, 0));
+                }
                 LaneAction::Taint { how_long } => self.post(Mailbox::Pool, Message::Taint(worker.clone(), how_long)),
                 LaneAction::Kill { .. } => {
                     reach::hit("overran".into());
