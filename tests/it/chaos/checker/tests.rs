@@ -332,6 +332,31 @@ fn rule_4_strict_calls_are_in_order_and_at_home() {
 }
 
 #[test]
+fn rule_4_what_has_an_object_passes_what_waits_for_a_home() {
+    // An object in a worker that is no home of its session, until the call before it has made it that.
+    let passes = |was_none: bool, what: What| {
+        let mut scribe = clean();
+        scribe.call(30, 3, What::Make { token: 1 }, A1, 1, &[]);
+        scribe.invoke_of(30).affinity = Affinity::Hint;
+        if !was_none {
+            scribe.homed(3, A1);
+        }
+        scribe.invoke(31, 3, What::Append);
+        scribe.call(32, 3, what, A1, 1, &[1]);
+        if was_none {
+            scribe.homed(3, A1);
+        }
+        scribe.record(Kind::Begin, 31, A1, 0);
+        scribe.record(Kind::End, 31, A1, 0);
+        scribe.outcome(31, How::Ok, &[0, 1]);
+        check(&scribe.history)
+    };
+    assert_eq!(passes(true, What::Use { made: 30 }), Ok(()));
+    assert!(passes(false, What::Use { made: 30 }).unwrap_err()[0].contains("begun before the earlier one"));
+    assert!(passes(true, What::Make { token: 1 }).unwrap_err()[0].contains("begun before the earlier one"));
+}
+
+#[test]
 fn rule_4_a_home_may_change_for_each_of_its_reasons() {
     let moved = |reason: &dyn Fn(&mut Scribe)| {
         let mut scribe = clean();

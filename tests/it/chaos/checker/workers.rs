@@ -41,7 +41,8 @@ pub(super) fn strict_calls_begin_in_order_at_home(index: &Index<'_>) -> Verdict 
             let Some(begin) = life.begin else { continue };
             if let Some(before) = last.insert(begin.worker, life) {
                 let in_order = before.begin.is_none_or(|before| before.at < begin.at);
-                must(in_order, || format!("begun before the earlier one: {before}, {life}"))?;
+                let has_passed = in_order || passes(life, before, homes.get(place).map_or(&[], Vec::as_slice));
+                must(has_passed, || format!("begun before the earlier one: {before}, {life}"))?;
             }
             if matches!(life.invoke.what, What::Use { .. }) {
                 continue;
@@ -61,6 +62,15 @@ pub(super) fn strict_calls_begin_in_order_at_home(index: &Index<'_>) -> Verdict 
         }
     }
     Ok(())
+}
+
+/// A call with an object waits for that one's worker, and passes one before it that waits for any to be its home:
+/// which may become the same.
+fn passes(life: &Life<'_>, before: &Life<'_>, homes: &[Home<'_>]) -> bool {
+    let (Some(begin), Some(later)) = (life.begin, before.begin) else { return false };
+    let waited_for_any = homes.iter().any(|home| home.worker == later.worker && home.told.at > begin.at);
+    let has_object = |life: &Life<'_>| matches!(life.invoke.what, What::Use { .. });
+    has_object(life) && !has_object(before) && waited_for_any
 }
 
 fn homes_of<'a>(index: &Index<'a>) -> Result<BTreeMap<Place, Vec<Home<'a>>>, String> {
