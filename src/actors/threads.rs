@@ -27,8 +27,10 @@ pub(crate) fn end(runtime: Arc<Runtime>) {
 
 fn end_until(runtime: Arc<Runtime>, until: Instant) {
     let Some(runtime) = Arc::into_inner(runtime) else { return };
-    runtime.shutdown_timeout(until.saturating_duration_since(Instant::now()));
-    if until <= Instant::now() {
+    let patience = until.saturating_duration_since(Instant::now());
+    runtime.shutdown_timeout(patience);
+    // One that nothing has run on yet is not waited for at all, and leaves nothing.
+    if !patience.is_zero() && until <= Instant::now() {
         tracing::warn!(
             target: "snakebridge::bridge",
             "what a function of this process runs on a blocking thread outlives the bridge",

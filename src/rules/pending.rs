@@ -180,9 +180,8 @@ impl<B: Body, G: Grant> Pending<B, G> {
         }
     }
 
-    /// A pool has started over, and knows nothing of its calls, or nobody knows what was lost of them: they are
-    /// withdrawn, and the caller of each that is returned is to be told. A home that is being made ready is left to
-    /// fail, unless its pool is gone.
+    /// Nobody knows what was lost of these that wait: they are withdrawn, and the caller of each that is returned is to
+    /// be told.
     pub(crate) fn lose(&mut self, is_lost: impl Fn(&B) -> bool) -> impl Iterator<Item = &mut B> {
         let Self { waiting, actions, .. } = self;
         waiting.values_mut().filter(move |body| is_lost(body)).inspect(move |body| {
@@ -190,7 +189,8 @@ impl<B: Body, G: Grant> Pending<B, G> {
         })
     }
 
-    /// A pool has started over: these of its grants are worth nothing any more.
+    /// A pool has started over: its grants are worth nothing any more, those of homes that are being made ready too,
+    /// whose calls wait again.
     pub(crate) fn lose_grants(&mut self, is_lost: impl Fn(&G) -> bool) {
         for _ in 0..self.held.len() {
             match self.held.pop_front() {
